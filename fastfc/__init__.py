@@ -1,0 +1,36 @@
+"""fastfc: fully connected layers on CPUs, for numpy arrays.
+
+``linear``, ``linear_backward`` and ``pack`` are the functions; layers, losses and optimisers stand on them.
+``show_config()`` says what this machine runs.
+"""
+
+from fastfc import runtime as _runtime
+from fastfc._version import __version__
+
+_runtime.start()
+
+from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
+from fastfc.runtime import (  # noqa: E402
+    available_isas,
+    current_isa,
+    get_num_threads,
+    num_threads,
+    set_num_threads,
+    show_config,
+)
+from fastfc.sparse import CSR  # noqa: E402
+
+__all__ = [
+    "CSR",
+    "PackedWeight",
+    "__version__",
+    "available_isas",
+    "current_isa",
+    "get_num_threads",
+    "linear",
+    "linear_backward",
+    "num_threads",
+    "pack",
+    "set_num_threads",
+    "show_config",
+]

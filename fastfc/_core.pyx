@@ -1,0 +1,635 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The boundary: arrays in, pointers out, GIL released.
+
+The common case of each call is recognised here at C speed. Anything unusual (other layouts, scipy matrices, mistakes)
+goes to :mod:`fastfc.functional`, which converts it or composes the error, and calls :func:`forward` or :func:`backward`
+below with arrays in the form that C takes.
+"""
+cimport cython
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uintptr_t
+cimport numpy as cnp
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "fastfc.h" nogil:
+    ctypedef enum fc_status:
+        FC_OK
+        FC_NO_MEMORY
+    ctypedef enum fc_dtype:
+        FC_F32
+        FC_F64
+    ctypedef enum fc_activation:
+        FC_IDENTITY
+        FC_RELU
+    ctypedef struct fc_matrix:
+        void *data
+        Py_ssize_t rows, cols, row_stride, col_stride
+    ctypedef struct fc_csr:
+        const void *values
+        const void *indices
+        const void *indptr
+        int index_bytes
+        Py_ssize_t rows, cols, nnz
+    ctypedef enum fc_csr_fault:
+        FC_CSR_OK
+    ctypedef struct fc_packed:
+        pass
+    ctypedef struct fc_epilogue:
+        const void *bias
+        const void *residual
+        Py_ssize_t residual_row
+        fc_activation activation
+        double parameter
+        void *y
+        Py_ssize_t y_row
+        void *z
+        Py_ssize_t z_row
+    ctypedef struct fc_gradients:
+        fc_matrix *gx
+        fc_matrix *gw
+        void *gb
+        void *values
+        int accumulate
+    ctypedef struct fc_upstream:
+        const fc_matrix *grad_y
+        fc_activation activation
+        double parameter
+        const fc_matrix *z
+    const char *const *fc_available_isas()
+    const char *fc_current_isa()
+    int fc_select_isa(const char *name)
+    int fc_numeric_block()
+    const char *const *fc_kernel_names()
+    int fc_has_openmp()
+    fc_csr_fault fc_csr_check(const fc_csr *csr, Py_ssize_t *at)
+    fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads)
+    void fc_packed_free(fc_packed *packed)
+    void fc_unpack(const fc_packed *packed, const fc_matrix *w)
+    size_t fc_packed_bytes(const fc_packed *packed)
+    const char *fc_packed_isa(const fc_packed *packed)
+    fc_status fc_linear_forward(fc_dtype, const fc_matrix *, const fc_matrix *, const fc_epilogue *, int)
+    fc_status fc_linear_forward_packed(fc_dtype, const fc_matrix *, const fc_packed *, const fc_epilogue *, int)
+    fc_status fc_linear_forward_csr(fc_dtype, const fc_matrix *, const fc_csr *, const fc_epilogue *, int)
+    fc_status fc_linear_forward_csr_x(fc_dtype, const fc_csr *, const fc_matrix *, const fc_packed *,
+                                      const fc_epilogue *, int)
+    fc_status fc_linear_backward(fc_dtype, const fc_upstream *, const fc_matrix *, const fc_matrix *,
+                                 const fc_gradients *, int)
+    fc_status fc_linear_backward_csr(fc_dtype, const fc_upstream *, const fc_matrix *, const fc_csr *,
+                                     const fc_gradients *, int)
+    fc_status fc_linear_backward_csr_x(fc_dtype, const fc_upstream *, const fc_csr *, const fc_gradients *, int)
+    double fc_probe_fma(fc_dtype dtype, double seconds, double window, int threads)
+    double fc_probe_read(size_t bytes, double seconds, double window, int threads)
+
+
+# ---- Targets and threads ------------------------------------------------------------------------------------------
+
+cdef list _names(const char *const *names):
+    cdef list out = []
+    while names[0] != NULL:
+        out.append(names[0].decode())
+        names += 1
+    return out
+
+
+def available_isas():
+    return _names(fc_available_isas())
+
+
+def current_isa():
+    return fc_current_isa().decode()
+
+
+def select_isa(str name not None):
+    """Switch the target: at import and in tests only, never while another thread computes."""
+    if fc_select_isa(name.encode()):
+        raise ValueError(f"target {name!r} is not available here; available: {', '.join(available_isas())}")
+
+
+def kernel_names():
+    return _names(fc_kernel_names())
+
+
+def numeric_block():
+    return fc_numeric_block()
+
+
+def has_openmp():
+    return bool(fc_has_openmp())
+
+
+# The default thread count; fastfc.runtime owns its meaning.
+cdef int _default_threads = 1
+
+
+def set_default_threads(int n):
+    global _default_threads
+    _default_threads = n
+
+
+def get_default_threads():
+    return _default_threads
+
+
+def probe_fma(str dtype="f", double seconds=0.05, int threads=1, *, double window=0.002):
+    """GFLOP/s of FMA chains in registers: the best window of about `window` seconds within `seconds`."""
+    cdef double best
+    cdef fc_dtype dt = FC_F32 if dtype == "f" else FC_F64
+    with nogil:
+        best = fc_probe_fma(dt, seconds, window, threads)
+    return best * 1e-9
+
+
+def probe_read(size_t nbytes, double seconds=0.05, int threads=1, *, double window=0.002):
+    """GB/s read from a buffer of `nbytes`, each thread its own part: the best window within `seconds`."""
+    cdef double best
+    with nogil:
+        best = fc_probe_read(nbytes, seconds, window, threads)
+    return best * 1e-9
+
+
+# ---- Operands -----------------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class PackedWeight:
+    """A weight copied once into the order in which the kernels read it.
+
+    Made by :func:`fastfc.pack`, usable wherever :func:`fastfc.linear` takes a weight, and immutable. It gives the same
+    bits as the array it was made from. Pickling and copying go through :meth:`unpack`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        ``(out_features, in_features)``, as the array's.
+    dtype : numpy.dtype
+        float32 or float64.
+    nbytes : int
+        Bytes held: one copy of the weight, padded to the vector length along the outputs.
+    isa : str
+        The target whose kernels this layout belongs to.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> w = np.arange(6, dtype=np.float32).reshape(2, 3)
+    >>> packed = fastfc.pack(w)
+    >>> packed.shape, packed.dtype
+    ((2, 3), dtype('float32'))
+    >>> bool((packed.unpack() == w).all())
+    True
+    """
+    cdef fc_packed *packed
+    cdef int type_num
+    cdef Py_ssize_t n, k
+    cdef object __weakref__
+
+    def __init__(self):
+        raise TypeError("PackedWeight is made by fastfc.pack(weight)")
+
+    def __dealloc__(self):
+        fc_packed_free(self.packed)
+
+    @property
+    def shape(self):
+        return (self.n, self.k)
+
+    @property
+    def ndim(self):
+        return 2
+
+    @property
+    def dtype(self):
+        return np.dtype(np.float32 if self.type_num == cnp.NPY_FLOAT else np.float64)
+
+    @property
+    def nbytes(self):
+        return fc_packed_bytes(self.packed)
+
+    @property
+    def isa(self):
+        return fc_packed_isa(self.packed).decode()
+
+    def unpack(self):
+        """The weight as a new array of shape ``(out_features, in_features)``."""
+        w = np.empty((self.n, self.k), self.dtype)
+        cdef fc_matrix m = matrix(w)
+        fc_unpack(self.packed, &m)
+        return w
+
+    def __reduce__(self):
+        return pack, (self.unpack(),)
+
+    def __repr__(self):
+        return f"PackedWeight(shape={self.shape}, dtype={self.dtype}, nbytes={self.nbytes}, isa={self.isa!r})"
+
+
+cdef inline fc_dtype dtype_of(cnp.ndarray a) noexcept:
+    return FC_F32 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT else FC_F64
+
+
+cdef inline fc_matrix matrix(cnp.ndarray a) noexcept:
+    """A 2-D array as C sees it."""
+    cdef fc_matrix m
+    m.data = cnp.PyArray_DATA(a)
+    m.rows = cnp.PyArray_DIM(a, 0)
+    m.cols = cnp.PyArray_DIM(a, 1)
+    m.row_stride = cnp.PyArray_STRIDE(a, 0)
+    m.col_stride = cnp.PyArray_STRIDE(a, 1)
+    return m
+
+
+cdef inline fc_csr csr_of(cnp.ndarray data, cnp.ndarray indices, cnp.ndarray indptr, Py_ssize_t rows, Py_ssize_t cols) noexcept:
+    cdef fc_csr c
+    c.values = cnp.PyArray_DATA(data)
+    c.indices = cnp.PyArray_DATA(indices)
+    c.indptr = cnp.PyArray_DATA(indptr)
+    c.index_bytes = <int>cnp.PyArray_ITEMSIZE(indptr)
+    c.rows = rows
+    c.cols = cols
+    c.nnz = cnp.PyArray_DIM(indices, 0)
+    return c
+
+
+def check_csr(cnp.ndarray indices not None, cnp.ndarray indptr not None, Py_ssize_t rows, Py_ssize_t cols):
+    """(fault, place) of a CSR structure whose arrays are contiguous, of one integer type, and rows + 1 long."""
+    cdef fc_csr c = csr_of(indices, indices, indptr, rows, cols)
+    cdef Py_ssize_t at = 0
+    cdef int fault
+    with nogil:
+        fault = fc_csr_check(&c, &at)
+    return fault, at
+
+
+def pack(weight):
+    """Copy a weight into the layout that the kernels read fastest.
+
+    Parameters
+    ----------
+    weight : (out_features, in_features) ndarray
+        float32 or float64, any strides.
+
+    Returns
+    -------
+    PackedWeight
+        Usable wherever :func:`fastfc.linear` takes a weight, with the same bits as result.
+
+    Raises
+    ------
+    TypeError
+        If `weight` is not a float32 or float64 array.
+    ValueError
+        If it is not 2-D.
+    MemoryError
+        If there is no room for the copy.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> w = fastfc.pack(np.ones((2, 3), np.float32))
+    >>> fastfc.linear(np.ones(3, np.float32), w)
+    array([3., 3.], dtype=float32)
+    """
+    from fastfc.functional import check_pack
+    weight = check_pack(weight)
+    cdef cnp.ndarray w = weight
+    cdef fc_matrix m = matrix(w)
+    cdef PackedWeight p = PackedWeight.__new__(PackedWeight)
+    cdef fc_dtype dt = dtype_of(w)
+    cdef int threads = _default_threads
+    with nogil:
+        p.packed = fc_pack(dt, &m, threads)
+    if p.packed == NULL:
+        raise MemoryError(f"pack(): no memory for a packed copy of a weight of shape {weight.shape}")
+    p.type_num = cnp.PyArray_TYPE(w)
+    p.n = m.rows
+    p.k = m.cols
+    return p
+
+
+# ---- Forward ------------------------------------------------------------------------------------------------------
+
+# Name of an activation -> its number in C.
+ACTIVATIONS = {None: FC_IDENTITY, "relu": FC_RELU}
+cdef dict _activations = ACTIVATIONS
+
+
+cdef inline bint is_plain(cnp.ndarray a) noexcept:
+    """float32 or float64 in the machine's byte order, aligned."""
+    cdef int t = cnp.PyArray_TYPE(a)
+    return (t == cnp.NPY_FLOAT or t == cnp.NPY_DOUBLE) and cnp.PyArray_ISBEHAVED_RO(a)
+
+
+cdef inline bint may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether the memory from a's first to its last byte meets b's; a is C-contiguous."""
+    cdef uintptr_t a0 = <uintptr_t>cnp.PyArray_DATA(a), b0 = <uintptr_t>cnp.PyArray_DATA(b)
+    cdef uintptr_t a1 = a0 + cnp.PyArray_NBYTES(a), b1 = b0 + cnp.PyArray_ITEMSIZE(b)
+    cdef int i
+    for i in range(cnp.PyArray_NDIM(b)):
+        if cnp.PyArray_DIM(b, i) == 0:
+            return False
+        if cnp.PyArray_STRIDE(b, i) < 0:
+            b0 += (cnp.PyArray_DIM(b, i) - 1) * cnp.PyArray_STRIDE(b, i)
+        else:
+            b1 += (cnp.PyArray_DIM(b, i) - 1) * cnp.PyArray_STRIDE(b, i)
+    return a0 < b1 and b0 < a1
+
+
+cdef int rows_of(cnp.ndarray a, fc_matrix *m) noexcept:
+    """a (..., cols) as a matrix, where one stride can walk its leading axes; 0 if not."""
+    cdef int nd = cnp.PyArray_NDIM(a), i
+    cdef Py_ssize_t rows = 1, stride = 0, d
+    if nd == 0:
+        return 0
+    m.data = cnp.PyArray_DATA(a)
+    m.cols = cnp.PyArray_DIM(a, nd - 1)
+    m.col_stride = cnp.PyArray_STRIDE(a, nd - 1)
+    for i in range(nd - 2, -1, -1):
+        d = cnp.PyArray_DIM(a, i)
+        if d == 1:
+            continue
+        if rows == 1:
+            stride = cnp.PyArray_STRIDE(a, i)
+        elif cnp.PyArray_STRIDE(a, i) != stride * rows:
+            return 0
+        rows *= d
+    m.rows = rows
+    m.row_stride = stride if rows > 1 else m.cols * m.col_stride
+    return 1
+
+
+cdef bint same_leading(cnp.ndarray a, cnp.ndarray b, Py_ssize_t last) noexcept:
+    """Whether a.shape == b.shape[:-1] + (last,)."""
+    cdef int nd = cnp.PyArray_NDIM(b), i
+    if cnp.PyArray_NDIM(a) != nd or cnp.PyArray_DIM(a, nd - 1) != last:
+        return False
+    for i in range(nd - 1):
+        if cnp.PyArray_DIM(a, i) != cnp.PyArray_DIM(b, i):
+            return False
+    return True
+
+
+cdef cnp.ndarray empty_like_rows(cnp.ndarray x, Py_ssize_t last):
+    """A new C-ordered array of shape x.shape[:-1] + (last,)."""
+    cdef cnp.npy_intp shape[32]
+    cdef int nd = cnp.PyArray_NDIM(x), i
+    for i in range(nd - 1):
+        shape[i] = cnp.PyArray_DIM(x, i)
+    shape[nd - 1] = last
+    return cnp.PyArray_EMPTY(nd, shape, cnp.PyArray_TYPE(x), 0)
+
+
+def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, threads=None, return_preactivation=False):
+    """Fully connected layer: ``y = activation(x @ weight.T + bias + residual)``.
+
+    Each output is one chain of fused multiply-adds in a fixed order (``src_c/fastfc.h`` states it), so a row of y
+    depends on that row of x, the weight and the bias alone: not on the batch, the threads, the layout or the CPU's
+    vector length.
+
+    Parameters
+    ----------
+    x : (..., in_features) ndarray or CSR
+        float32 or float64, any strides. A CSR matrix (scipy.sparse or :class:`fastfc.CSR`) of shape
+        ``(batch, in_features)`` multiplies its stored entries only.
+    weight : (out_features, in_features) ndarray, PackedWeight or CSR
+        Of x's dtype. A CSR weight multiplies its stored entries only, and repeated entries add up. At most one of
+        `x` and `weight` may be CSR.
+    bias : (out_features,) ndarray, optional
+        Added to the sum.
+    activation : {None, "relu"}, optional
+        Applied last. ``relu(x)`` is x for x > 0, NaN for NaN, +0 otherwise.
+    residual : (..., out_features) ndarray, optional
+        Added before the activation.
+    out : (..., out_features) ndarray, optional
+        Receives y. It must not overlap any input; what stands in it is never read.
+    threads : int, optional
+        At most so many threads, instead of the default (:func:`fastfc.set_num_threads`).
+    return_preactivation : bool, optional
+        Also return z, the value before the activation, which :func:`linear_backward` needs.
+
+    Returns
+    -------
+    y : (..., out_features) ndarray
+        `out` if it was given.
+    z : (..., out_features) ndarray
+        Only with `return_preactivation`.
+
+    Raises
+    ------
+    TypeError
+        If an argument has a wrong type or dtype.
+    ValueError
+        If shapes disagree, `out` cannot be written or overlaps an input, or a CSR matrix is malformed.
+    MemoryError
+        If there is no memory for the result or for workspace.
+
+    Notes
+    -----
+    Workspace is at most 1.25 MiB a thread, and a copy of x where its last axis is not contiguous. A CSR operand needs
+    a panel of 64 columns of the dense one for each thread. Batches share the weight's traffic: pack a weight that is
+    used more than once.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> x = np.array([[1, 2], [3, 4]], np.float32)
+    >>> w = np.array([[1, 0], [0, -1], [1, 1]], np.float32)
+    >>> fastfc.linear(x, w, np.array([0, 1, 0], np.float32), activation="relu")
+    array([[1., 0., 3.],
+           [3., 0., 7.]], dtype=float32)
+    """
+    cdef cnp.ndarray a, w, y, b, r
+    cdef PackedWeight p = None
+    cdef fc_matrix xm, wm
+    cdef fc_epilogue e
+    cdef fc_status status
+    cdef fc_dtype dt
+    cdef Py_ssize_t n, k
+    cdef int team, type_num
+    if not (type(x) is cnp.ndarray and return_preactivation is False and threads is None and
+            (activation is None or (type(activation) is str and activation in _activations))):
+        return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+    a = x
+    if not is_plain(a) or not rows_of(a, &xm):
+        return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+    type_num = cnp.PyArray_TYPE(a)
+    if type(weight) is PackedWeight:
+        p = weight
+        n, k = p.n, p.k
+        if p.type_num != type_num:
+            k = -1
+    elif type(weight) is cnp.ndarray and cnp.PyArray_NDIM(weight) == 2 and cnp.PyArray_TYPE(weight) == type_num and \
+            cnp.PyArray_ISNOTSWAPPED(weight):
+        w = weight
+        wm = matrix(w)
+        n, k = wm.rows, wm.cols
+    else:
+        k = -1
+    if k != xm.cols:
+        return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+    e.bias = NULL
+    if bias is not None:
+        if not (type(bias) is cnp.ndarray and cnp.PyArray_NDIM(bias) == 1 and cnp.PyArray_TYPE(bias) == type_num and
+                cnp.PyArray_DIM(bias, 0) == n and cnp.PyArray_ISCARRAY_RO(bias)):
+            return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+        e.bias = cnp.PyArray_DATA(bias)
+    e.residual = NULL
+    e.residual_row = 0
+    if residual is not None:
+        if not (type(residual) is cnp.ndarray and cnp.PyArray_TYPE(residual) == type_num and
+                cnp.PyArray_ISCARRAY_RO(residual) and same_leading(residual, a, n)):
+            return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+        e.residual = cnp.PyArray_DATA(residual)
+        e.residual_row = n * cnp.PyArray_ITEMSIZE(a)
+    if out is None:
+        y = empty_like_rows(a, n)
+    else:
+        if not (type(out) is cnp.ndarray and cnp.PyArray_TYPE(out) == type_num and cnp.PyArray_ISCARRAY(out) and
+                same_leading(out, a, n)):
+            return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+        y = out
+        if may_overlap(y, a) or (p is None and may_overlap(y, w)) or (bias is not None and may_overlap(y, bias)) or \
+                (residual is not None and may_overlap(y, residual)):
+            return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+    e.activation = <fc_activation><int>_activations[activation]
+    e.parameter = 0
+    e.y = cnp.PyArray_DATA(y)
+    e.y_row = n * cnp.PyArray_ITEMSIZE(a)
+    e.z = NULL
+    e.z_row = 0
+    dt = FC_F32 if type_num == cnp.NPY_FLOAT else FC_F64
+    team = _default_threads
+    # Handing the GIL over costs more than a small product takes.
+    if xm.rows * n * k < 4096:
+        if p is not None:
+            status = fc_linear_forward_packed(dt, &xm, p.packed, &e, 1)
+        else:
+            status = fc_linear_forward(dt, &xm, &wm, &e, 1)
+    elif p is not None:
+        with nogil:
+            status = fc_linear_forward_packed(dt, &xm, p.packed, &e, team)
+    else:
+        with nogil:
+            status = fc_linear_forward(dt, &xm, &wm, &e, team)
+    if status != FC_OK:
+        raise MemoryError("linear(): no memory for workspace")
+    return y
+
+
+cdef object _slow = None
+
+
+cdef object _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation):
+    global _slow
+    if _slow is None:
+        from fastfc import functional
+        _slow = functional
+    return _slow.convert_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+
+
+cdef void *data_or_null(cnp.ndarray a) noexcept:
+    return NULL if a is None else cnp.PyArray_DATA(a)
+
+
+cdef Py_ssize_t row_stride(cnp.ndarray a) noexcept:
+    return 0 if a is None else cnp.PyArray_STRIDE(a, 0)
+
+
+def forward(x, weight, cnp.ndarray bias, cnp.ndarray residual, cnp.ndarray y not None, cnp.ndarray z, int activation,
+            double parameter, int threads):
+    """The checked form of linear: 2-D arrays of one dtype; y, z and residual with contiguous, aligned rows; bias
+    contiguous; x and weight an array, a PackedWeight (weight) or an object with CSR fields (one of them)."""
+    cdef fc_epilogue e
+    cdef fc_matrix xm, wm
+    cdef fc_csr c
+    cdef fc_packed *packed = NULL
+    cdef fc_status status
+    cdef fc_dtype dt = dtype_of(y)
+    e.bias = data_or_null(bias)
+    e.residual = data_or_null(residual)
+    e.residual_row = row_stride(residual)
+    e.activation = <fc_activation>activation
+    e.parameter = parameter
+    e.y = cnp.PyArray_DATA(y)
+    e.y_row = cnp.PyArray_STRIDE(y, 0)
+    e.z = data_or_null(z)
+    e.z_row = row_stride(z)
+    if isinstance(weight, PackedWeight):
+        packed = (<PackedWeight>weight).packed
+    if not isinstance(x, np.ndarray):
+        c = csr_of(x.data, x.indices, x.indptr, x.shape[0], x.shape[1])
+        if packed == NULL:
+            wm = matrix(weight)
+            with nogil:
+                status = fc_linear_forward_csr_x(dt, &c, &wm, NULL, &e, threads)
+        else:
+            with nogil:
+                status = fc_linear_forward_csr_x(dt, &c, NULL, packed, &e, threads)
+    else:
+        xm = matrix(x)
+        if packed != NULL:
+            with nogil:
+                status = fc_linear_forward_packed(dt, &xm, packed, &e, threads)
+        elif isinstance(weight, np.ndarray):
+            wm = matrix(weight)
+            with nogil:
+                status = fc_linear_forward(dt, &xm, &wm, &e, threads)
+        else:
+            c = csr_of(weight.data, weight.indices, weight.indptr, weight.shape[0], weight.shape[1])
+            with nogil:
+                status = fc_linear_forward_csr(dt, &xm, &c, &e, threads)
+    if status != FC_OK:
+        raise MemoryError("linear(): no memory for workspace")
+
+
+# ---- Backward -----------------------------------------------------------------------------------------------------
+
+def backward(cnp.ndarray grad_y not None, x, weight, cnp.ndarray z, int activation, double parameter, cnp.ndarray gx,
+             cnp.ndarray gw, cnp.ndarray gb, bint accumulate, int threads):
+    """The checked form of linear_backward: 2-D arrays of one dtype; gx, gw and gb with contiguous, aligned rows, or
+    None; weight an array or CSR fields (then gw is its values' gradient); x an array or CSR fields."""
+    cdef fc_upstream up
+    cdef fc_gradients out
+    cdef fc_matrix gym = matrix(grad_y), zm, xm, wm, gxm, gwm
+    cdef fc_csr c
+    cdef fc_status status
+    cdef fc_dtype dt = dtype_of(grad_y)
+    up.grad_y = &gym
+    up.activation = <fc_activation>activation
+    up.parameter = parameter
+    up.z = NULL
+    if z is not None:
+        zm = matrix(z)
+        up.z = &zm
+    out.gx = out.gw = NULL
+    out.values = NULL
+    out.gb = data_or_null(gb)
+    out.accumulate = accumulate
+    if gx is not None:
+        gxm = matrix(gx)
+        out.gx = &gxm
+    if not isinstance(x, np.ndarray):
+        if gw is not None:
+            gwm = matrix(gw)
+            out.gw = &gwm
+        c = csr_of(x.data, x.indices, x.indptr, x.shape[0], x.shape[1])
+        with nogil:
+            status = fc_linear_backward_csr_x(dt, &up, &c, &out, threads)
+    else:
+        xm = matrix(x)
+        if isinstance(weight, np.ndarray):
+            if gw is not None:
+                gwm = matrix(gw)
+                out.gw = &gwm
+            wm = matrix(weight)
+            with nogil:
+                status = fc_linear_backward(dt, &up, &xm, &wm, &out, threads)
+        else:
+            out.values = data_or_null(gw)
+            c = csr_of(weight.data, weight.indices, weight.indptr, weight.shape[0], weight.shape[1])
+            with nogil:
+                status = fc_linear_backward_csr(dt, &up, &xm, &c, &out, threads)
+    if status != FC_OK:
+        raise MemoryError("linear_backward(): no memory for workspace")

@@ -1,0 +1,157 @@
+"""Compressed sparse rows, checked once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastfc import _core
+
+__all__ = ["CSR"]
+
+
+class CSR:
+    """A sparse matrix in compressed sparse rows: the stored entries of row r stand at ``indptr[r]:indptr[r + 1]``.
+
+    The structure is checked here, once, and copied, so that no later change to the caller's arrays can lead a kernel
+    out of bounds. The values are not copied where they can be used as they are: changing ``data`` in place (training)
+    is seen by the next call.
+
+    Parameters
+    ----------
+    data : (nnz,) ndarray
+        Stored values, float32 or float64.
+    indices : (nnz,) integer ndarray
+        Column of each stored value; any order in a row, repeats add up.
+    indptr : (rows + 1,) integer ndarray
+        Where each row begins.
+    shape : tuple of int
+        ``(rows, cols)``.
+
+    Attributes
+    ----------
+    data, indices, indptr : ndarray
+        The arrays; `indices` and `indptr` are read-only and both int32, or int64 where they have to be.
+    shape : tuple of int
+    dtype : numpy.dtype
+        Of the values.
+    nnz : int
+        Number of stored entries, ``indptr[-1]``.
+
+    Raises
+    ------
+    TypeError
+        If the values are not float32 or float64, or the indices not integers.
+    ValueError
+        If lengths disagree, `indptr` does not start at 0, falls or overruns, or an index is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> w = fastfc.CSR(np.array([2, 3], np.float32), [1, 0], [0, 1, 2], (2, 3))
+    >>> fastfc.linear(np.array([[1, 10, 100]], np.float32), w)
+    array([[20.,  3.]], dtype=float32)
+    """
+
+    __slots__ = ("data", "indices", "indptr", "shape", "nnz")
+
+    def __init__(self, data, indices, indptr, shape):
+        checked = _check("CSR", "", data, indices, indptr, shape)
+        self.data, indices, indptr, self.shape = checked
+        self.indices, self.indptr = np.array(indices), np.array(indptr)
+        self.indices.flags.writeable = self.indptr.flags.writeable = False
+        # The copies are what counts: the originals could have changed since.
+        _check_structure("CSR", "", self.indices, self.indptr, self.shape)
+        self.nnz = int(self.indptr[-1])
+
+    @classmethod
+    def _of(cls, data, indices, indptr, shape):
+        """Arrays that `_check` has seen, for the length of one call."""
+        self = object.__new__(cls)
+        self.data, self.indices, self.indptr, self.shape = data, indices, indptr, shape
+        self.nnz = int(indptr[-1])
+        return self
+
+    @property
+    def dtype(self):
+        return self.data.dtype
+
+    @property
+    def ndim(self):
+        return 2
+
+    def __reduce__(self):
+        return CSR, (self.data, self.indices, self.indptr, self.shape)
+
+    def __repr__(self):
+        return f"CSR(shape={self.shape}, nnz={self.nnz}, dtype={self.dtype})"
+
+
+def is_sparse(value):
+    """Whether `value` is a CSR, or any sparse matrix or array of scipy (which need not be installed)."""
+    return isinstance(value, CSR) or (hasattr(value, "format") and hasattr(value, "tocsr"))
+
+
+def as_csr(function, name, value):
+    """`value` as a CSR whose structure is sound."""
+    if isinstance(value, CSR):
+        return value
+    if value.format != "csr":
+        raise TypeError(f"{function}(): {name} is a sparse matrix in {value.format} format; convert it with .tocsr()")
+    return CSR._of(*_check(function, name + ".", value.data, value.indices, value.indptr, value.shape))
+
+
+def _integers(function, name, array):
+    array = np.asarray(array)
+    if array.ndim != 1:
+        raise ValueError(f"{function}(): {name} must be 1-D, got shape {array.shape}")
+    if array.size == 0 and array.dtype == np.float64:
+        array = array.astype(np.int64)  # what numpy makes of an empty list
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{function}(): {name} must hold integers, got {array.dtype}")
+    return array
+
+
+def _check(function, prefix, data, indices, indptr, shape):
+    """The four parts in the form that C takes, or an error that says what is wrong."""
+    data = np.asarray(data)
+    if data.dtype not in (np.float32, np.float64) or not data.dtype.isnative:
+        raise TypeError(f"{function}(): {prefix}data must be float32 or float64 in native byte order, got {data.dtype}")
+    if data.ndim != 1:
+        raise ValueError(f"{function}(): {prefix}data must be 1-D, got shape {data.shape}")
+    indices = _integers(function, prefix + "indices", indices)
+    indptr = _integers(function, prefix + "indptr", indptr)
+    try:
+        rows, cols = (int(d) for d in shape)
+    except (TypeError, ValueError):
+        raise TypeError(f"{function}(): {prefix}shape must be two integers, got {shape!r}") from None
+    if rows < 0 or cols < 0:
+        raise ValueError(f"{function}(): {prefix}shape must not be negative, got {(rows, cols)}")
+    if len(indptr) != rows + 1:
+        raise ValueError(f"{function}(): {prefix}indptr has length {len(indptr)}, expected rows + 1 = {rows + 1}")
+    if len(indices) != len(data):
+        raise ValueError(f"{function}(): {prefix}indices has length {len(indices)}, {prefix}data has {len(data)}")
+    # C reads both with one integer type; int32 where both already are, else int64.
+    kind = np.int32 if indices.dtype == np.int32 and indptr.dtype == np.int32 else np.int64
+    for name, array in ((prefix + "indices", indices), (prefix + "indptr", indptr)):
+        if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"{function}(): {name} holds {array.max()}, out of range")
+    data = np.require(data, requirements="CA") if not (data.flags.c_contiguous and data.flags.aligned) else data
+    indices = np.require(indices, kind, "CA")
+    indptr = np.require(indptr, kind, "CA")
+    _check_structure(function, prefix, indices, indptr, (rows, cols))
+    return data, indices, indptr, (rows, cols)
+
+
+def _check_structure(function, prefix, indices, indptr, shape):
+    fault, at = _core.check_csr(indices, indptr, *shape)
+    if not fault:
+        return
+    raise ValueError(
+        f"{function}(): "
+        + (
+            lambda: f"{prefix}indptr starts at {indptr[0]}, expected 0",
+            lambda: f"{prefix}indptr falls from {indptr[at]} to {indptr[at + 1]} at row {at}",
+            lambda: f"{prefix}indptr[{at}] is {indptr[at]}, beyond the {len(indices)} stored entries",
+            lambda: f"{prefix}indices[{at}] is {indices[at]}, out of range for {shape[1]} columns",
+        )[fault - 1]()
+    )

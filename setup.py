@@ -1,0 +1,87 @@
+"""Builds fastfc/_core: the Cython boundary, the C drivers, and the kernels once for each target.
+
+Environment: FASTFC_WERROR=1 turns warnings of the C sources into errors; FASTFC_NO_OPENMP=1 builds without threads.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# Never -ffast-math: the order of summation is promised, and FMAs are explicit.
+COMMON = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+# The one list of targets: name -> flags. dispatch.c says which of them a CPU can run.
+TARGETS = {"baseline": [], "scalar": []}
+if X86:
+    TARGETS["avx2"] = ["-mavx2", "-mfma"]
+    TARGETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
+DRIVERS = ["dispatch", "gemm", "linear", "memory", "packed", "probe", "reduce", "sparse", "threads"]
+
+
+class build_kernels(build_ext):
+    """build_ext that compiles the kernels with each target's flags, and finds out about OpenMP."""
+
+    def build_extension(self, ext):
+        macros = [("FC_HAVE_X86", "1")] if X86 else []
+        warnings = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("FASTFC_WERROR") == "1" else []
+        openmp = [] if os.environ.get("FASTFC_NO_OPENMP") == "1" else self.openmp_flags()
+
+        def compile_c(sources, flags):
+            return self.compiler.compile(
+                sources,
+                output_dir=self.build_temp,
+                macros=macros,
+                include_dirs=["src_c"],
+                debug=self.debug,
+                extra_postargs=COMMON + warnings + flags,
+                depends=ext.depends,
+            )
+
+        objects = compile_c([f"src_c/{name}.c" for name in DRIVERS], ["-O2", *openmp])
+        for name, flags in TARGETS.items():
+            objects += compile_c([f"src_c/isa/{name}.c"], ["-O3", *flags])
+        ext.extra_objects = objects
+        ext.extra_link_args = [*openmp, "-lm"]
+        super().build_extension(ext)
+
+    def openmp_flags(self):
+        """["-fopenmp"] if this compiler can build and link with it; fastfc works without, on one thread."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = os.path.join(folder, "openmp.c")
+            with open(source, "w") as file:
+                file.write("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            command = [*self.compiler.compiler_so, "-fopenmp", source, "-o", os.path.join(folder, "openmp")]
+            command = [part for part in command if part not in ("-c", "-shared")]
+            try:
+                found = subprocess.run(command, capture_output=True).returncode == 0
+            except OSError:
+                found = False
+        if not found:
+            print("fastfc: this compiler has no OpenMP; building for one thread", file=sys.stderr)
+        return ["-fopenmp"] if found else []
+
+
+def headers():
+    for folder, _, files in os.walk("src_c"):
+        for name in files:
+            if name.endswith((".h", ".inc", ".def")):
+                yield os.path.join(folder, name)
+
+
+core = Extension(
+    "fastfc._core",
+    ["fastfc/_core.pyx"],
+    include_dirs=["src_c", numpy.get_include()],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    extra_compile_args=["-O2"],
+    depends=sorted(headers()),
+)
+
+setup(ext_modules=cythonize([core], build_dir="build/cython"), cmdclass={"build_ext": build_kernels})

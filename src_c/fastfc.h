@@ -1,0 +1,164 @@
+/* fastfc: the fully connected layer on CPUs. This header is the manual of the C library.
+ *
+ *     y[m,n] = act( sum_k x[m,k] * w[n,k]  +  bias[n]  +  residual[m,n] )
+ *
+ * m counts the rows of the batch, n the output features, k the input features.
+ *
+ * ## The order of summation
+ * K is cut into numeric blocks of fc_numeric_block() steps. Within a block `acc = fma(x[k], w[k], acc)` from +0, k
+ * ascending. The total starts as the first block's sum, further block sums are added in order; K = 0 gives +0. Then the
+ * bias is added (if there is one), then the residual (if there is one), then the activation is applied. The gradient of x
+ * is the same sum over n, the gradients of w and bias the same over m (for bias: plain adds). Nothing else (batch size,
+ * place in the batch, threads, strides, packing, target) changes a bit, on every target that has FMA. A CSR operand's
+ * sum runs over its stored entries in stored order, in blocks of the same length counted from the row's first entry. The
+ * gradient of a CSR weight's entries runs over the batch on 16 virtual lanes (lane l takes m = l mod 16), in blocks of
+ * the same length, lanes added as a tree of halves, blocks added in order.
+ *
+ * ## Rules that hold for every function
+ * - Strides are in bytes, may be negative or zero, and need not be multiples of the element's size. Matrices that are
+ *   written have contiguous rows and do not overlap what is read, nor themselves.
+ * - Arguments are trusted: shapes must agree, pointers must be valid for their shape (NULL where a dimension is 0 is
+ *   fine), indices of CSR operands must be in range (fc_csr_check says so). The Python layer checks them all.
+ * - Work runs in round-to-nearest with denormals honoured on every thread; the caller's floating-point mode and status
+ *   flags are left as they were.
+ * - `threads` is an upper bound; small work stays on the calling thread. Functions are re-entrant. Workspace is taken
+ *   before the work that needs it and given back at the end; if it can't be had, FC_NO_MEMORY comes back. A forward pass
+ *   has then written nothing; of a backward pass some gradients may be complete and the others untouched.
+ */
+#ifndef FASTFC_H
+#define FASTFC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum fc_status { FC_OK = 0, FC_NO_MEMORY = 1 } fc_status;
+typedef enum fc_dtype { FC_F32 = 0, FC_F64 = 1 } fc_dtype;
+
+/* relu(x) is x for x > 0, NaN for NaN, +0 otherwise. */
+typedef enum fc_activation { FC_IDENTITY = 0, FC_RELU = 1 } fc_activation;
+
+/* ---- Targets ------------------------------------------------------------------------------------------------------ */
+
+/* Names of the targets that this build has and this CPU and operating system can run, best first, NULL at the end. */
+const char *const *fc_available_isas(void);
+/* The target in use; the best one until fc_select_isa says otherwise. */
+const char *fc_current_isa(void);
+/* Uses the named target from now on: 0, or -1 if it is not available. Not to be called while work runs. Weights that
+ * are packed already keep the target that packed them. */
+int fc_select_isa(const char *name);
+int fc_numeric_block(void);
+/* Names of the kernels that every target has, NULL at the end. */
+const char *const *fc_kernel_names(void);
+
+/* ---- Threads ------------------------------------------------------------------------------------------------------ */
+
+/* 1 if built with OpenMP; without it `threads` is ignored. */
+int fc_has_openmp(void);
+
+/* ---- Operands ----------------------------------------------------------------------------------------------------- */
+
+/* Element (i, j) stands at data + i * row_stride + j * col_stride. */
+typedef struct fc_matrix {
+    void *data;
+    ptrdiff_t rows, cols;
+    ptrdiff_t row_stride, col_stride; /* bytes */
+} fc_matrix;
+
+/* Compressed sparse rows. Entries of a row stand in any order and may repeat: repeats add up. */
+typedef struct fc_csr {
+    const void *values;     /* nnz of the dtype, contiguous */
+    const void *indices;    /* nnz column numbers */
+    const void *indptr;     /* rows + 1 places */
+    int index_bytes;        /* 4 or 8, for indices and indptr */
+    ptrdiff_t rows, cols, nnz;
+} fc_csr;
+
+/* Why a CSR structure is malformed, and where. */
+typedef enum fc_csr_fault {
+    FC_CSR_OK = 0,
+    FC_CSR_START,           /* indptr[0] is not 0 */
+    FC_CSR_FALLS,           /* indptr[at + 1] < indptr[at] */
+    FC_CSR_OVERRUNS,        /* indptr[at] > nnz */
+    FC_CSR_INDEX            /* indices[at] outside 0 .. cols - 1 */
+} fc_csr_fault;
+/* Reads indptr (rows + 1) and, only if it is sound, indices up to indptr[rows]; *at says where the fault is. */
+fc_csr_fault fc_csr_check(const fc_csr *csr, ptrdiff_t *at);
+
+/* A weight (n by k) copied into the order in which a target's kernel reads it: panels of a fixed number of outputs,
+ * each k-major. One copy plus padding to the vector length. */
+typedef struct fc_packed fc_packed;
+fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads); /* NULL: no memory */
+void fc_packed_free(fc_packed *packed);
+/* Copies the weight back into w (n by k, any strides). */
+void fc_unpack(const fc_packed *packed, const fc_matrix *w);
+size_t fc_packed_bytes(const fc_packed *packed);
+const char *fc_packed_isa(const fc_packed *packed);
+
+/* What happens to a finished sum. bias has n contiguous elements; rows of residual, y and z are contiguous. */
+typedef struct fc_epilogue {
+    const void *bias;       /* or NULL */
+    const void *residual;   /* or NULL */
+    ptrdiff_t residual_row; /* bytes */
+    fc_activation activation;
+    double parameter;       /* of the activation, where it has one */
+    void *y;
+    ptrdiff_t y_row;        /* bytes */
+    void *z;                /* the value before the activation, or NULL */
+    ptrdiff_t z_row;        /* bytes */
+} fc_epilogue;
+
+/* ---- Forward ------------------------------------------------------------------------------------------------------
+ * Exactly one of w, packed, csr is the weight. Workspace: for each thread at most 1 MiB of panels; for an x whose rows
+ * are not contiguous or not aligned one copy of x. With a CSR operand also a panel of the dense one, k by 64 elements
+ * for each thread. */
+fc_status fc_linear_forward(fc_dtype dtype, const fc_matrix *x, const fc_matrix *w, const fc_epilogue *epilogue,
+                            int threads);
+fc_status fc_linear_forward_packed(fc_dtype dtype, const fc_matrix *x, const fc_packed *packed,
+                                   const fc_epilogue *epilogue, int threads);
+fc_status fc_linear_forward_csr(fc_dtype dtype, const fc_matrix *x, const fc_csr *w, const fc_epilogue *epilogue,
+                                int threads);
+/* A CSR x: w is dense (packed NULL) or packed (w NULL). */
+fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matrix *w, const fc_packed *packed,
+                                  const fc_epilogue *epilogue, int threads);
+
+/* ---- Backward -----------------------------------------------------------------------------------------------------
+ * grad_y is m by n. With an activation, z holds its argument in the forward pass and grad_y * act'(z) takes grad_y's
+ * place. Outputs that are NULL are not computed; with `accumulate` gw and gb are added to what stands in them.
+ * Workspace: one copy of grad_y for gw, one more with an activation. */
+typedef struct fc_gradients {
+    fc_matrix *gx;          /* m by k, contiguous rows */
+    fc_matrix *gw;          /* n by k, contiguous rows */
+    void *gb;               /* n contiguous elements */
+    void *values;           /* csr weight: nnz elements, in place of gw */
+    int accumulate;
+} fc_gradients;
+typedef struct fc_upstream {
+    const fc_matrix *grad_y;
+    fc_activation activation;
+    double parameter;
+    const fc_matrix *z;     /* m by n; NULL without an activation */
+} fc_upstream;
+
+fc_status fc_linear_backward(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_matrix *w,
+                             const fc_gradients *out, int threads);
+fc_status fc_linear_backward_csr(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_csr *w,
+                                 const fc_gradients *out, int threads);
+/* A CSR x: gw is n by k and dense; gx must be NULL. */
+fc_status fc_linear_backward_csr_x(fc_dtype dtype, const fc_upstream *up, const fc_csr *x, const fc_gradients *out,
+                                   int threads);
+
+/* ---- The machine's limits, for benchmarks ------------------------------------------------------------------------- */
+
+/* The most flops per second of FMA chains in registers, over windows of `window` seconds within `seconds`. */
+double fc_probe_fma(fc_dtype dtype, double seconds, double window, int threads);
+/* The most bytes per second read from a buffer of `bytes`, each thread its own contiguous part; 0: no memory. */
+double fc_probe_read(size_t bytes, double seconds, double window, int threads);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

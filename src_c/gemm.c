@@ -1,0 +1,160 @@
+/* Blocking and threads of the dense product. Start reading at fc_gemm_run.
+ *
+ * The loops, outside in: units (a panel of b by a range of rows of a), shared out to threads; blocks of rows; chunks of
+ * k; and inside the kernel row tiles, then k. A chunk of a panel stays in half of L2 while all its row tiles read it;
+ * sums that go on from chunk to chunk wait in a scratch of totals, never in y. */
+#include "gemm.h"
+
+#include "memory.h"
+#include "threads.h"
+
+#include <stdatomic.h>
+#include <string.h>
+
+/* Below this much work a second thread costs more than it brings. */
+static const double GRAIN = 1 << 20;
+
+int fc_team_for(double multiply_adds, int threads) {
+    const double useful = multiply_adds / GRAIN;
+    if (threads <= 1 || useful < 2) return 1;
+    return useful < threads ? (int)useful : threads;
+}
+
+typedef struct plan {
+    const fc_gemm *g;
+    ptrdiff_t panels, splits;     /* units = panels x splits of the rows */
+    ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
+    ptrdiff_t rows;               /* rows at a time while there are several chunks */
+    int direct;                   /* b is read where it stands */
+    size_t panel_bytes, total_bytes;
+    char *workspace;
+    atomic_ptrdiff_t next;
+} plan;
+
+static void run_unit(const plan *p, char *workspace, ptrdiff_t unit) {
+    const fc_gemm *g = p->g;
+    const fc_kernels *kernels = g->kernels;
+    const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype];
+    const ptrdiff_t at = unit / p->splits, split = unit % p->splits;
+    const ptrdiff_t begin = g->m * split / p->splits, end = g->m * (split + 1) / p->splits;
+    const ptrdiff_t col = at * panel, n = g->n - col < panel ? g->n - col : panel;
+    const ptrdiff_t step = fc_panel_step(kernels, g->dtype, g->n, at);
+    const int direct = p->direct && n % kernels->lanes[g->dtype] == 0;
+
+    for (ptrdiff_t row = begin; row < end; row += p->rows)
+        for (ptrdiff_t k = 0; k == 0 || k < g->k; k += p->chunk) {
+            fc_gemm_job job = {
+                .a = (const char *)g->a + row * g->a_row + k * size, .a_row = g->a_row,
+                .b_step = step,
+                .m = end - row < p->rows ? end - row : p->rows, .n = n, .k = g->k - k < p->chunk ? g->k - k : p->chunk,
+                .total = p->total_bytes ? workspace + p->panel_bytes : NULL,
+                .first = k == 0, .last = k + p->chunk >= g->k,
+                .epilogue = g->epilogue, .row = row, .col = col,
+            };
+            if (g->panels) {
+                job.b = (const char *)g->panels + (col * g->k + k * step) * size;
+            } else if (direct) {
+                job.b = (const char *)g->b + col * g->b_j + k * g->b_k;
+                job.b_step = g->b_k / size;
+            } else {
+                fc_pack_job pack = {
+                    .src = (const char *)g->b + col * g->b_j + k * g->b_k, .src_j = g->b_j, .src_k = g->b_k,
+                    .dst = workspace, .step = step, .n = n, .k = job.k,
+                };
+                kernels->pack[g->dtype](&pack);
+                job.b = workspace;
+            }
+            kernels->gemm[g->dtype](&job);
+        }
+}
+
+static void run_units(void *context, int thread, int team) {
+    plan *p = context;
+    char *workspace = p->workspace + (size_t)thread * (p->panel_bytes + p->total_bytes);
+    const ptrdiff_t units = p->panels * p->splits;
+    if (p->splits == 1) {
+        /* The same panels for the same thread each time: its share of the weight stays in its own L2. */
+        const ptrdiff_t end = units * (thread + 1) / team;
+        for (ptrdiff_t unit = units * thread / team; unit < end; unit++) run_unit(p, workspace, unit);
+        return;
+    }
+    ptrdiff_t unit;
+    while ((unit = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < units) run_unit(p, workspace, unit);
+}
+
+fc_status fc_gemm_run(const fc_gemm *g) {
+    if (!g->m || !g->n) return FC_OK;
+    const fc_kernels *kernels = g->kernels;
+    const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype], tile = kernels->tile_rows[g->dtype];
+    const int team = fc_team_for((double)g->m * (double)g->n * (double)g->k, g->threads);
+    plan p = {.g = g, .panels = fc_panels(kernels, g->dtype, g->n)};
+
+    /* Half of L2 for the chunk of the panel, so that x streaming by does not push it out. */
+    p.chunk = (ptrdiff_t)(fc_l2_bytes() / 2) / (panel * size) / FC_BLOCK * FC_BLOCK;
+    if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
+    p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0 &&
+               g->m <= 3 * tile;
+    /* With one tile of rows nothing is read twice. */
+    if ((g->panels || p.direct) && g->m <= tile) p.chunk = g->k;
+    if (p.chunk >= g->k) p.chunk = g->k ? g->k : 1;
+    p.rows = g->m;
+    if (p.chunk < g->k) {
+        const ptrdiff_t most = g->panels ? 32 * tile : 160 * tile;
+        if (p.rows > most) p.rows = most;
+        p.total_bytes = (size_t)(p.rows * panel * size);
+    }
+
+    /* Rows are split only as far as it evens out the threads' shares. */
+    p.splits = 1;
+    if (team > 1 && g->m >= 2 * tile) {
+        p.splits = (8 * team + p.panels - 1) / p.panels;
+        if (p.splits > g->m / tile) p.splits = g->m / tile;
+    }
+    if (!g->panels) p.panel_bytes = (size_t)(p.chunk * panel * size + 63) / 64 * 64;
+
+    char small[16384] __attribute__((aligned(64)));
+    const size_t bytes = (size_t)team * (p.panel_bytes + p.total_bytes);
+    p.workspace = bytes <= sizeof small ? small : fc_alloc(bytes);
+    if (!p.workspace) return FC_NO_MEMORY;
+    fc_parallel(team, run_units, &p);
+    if (p.workspace != small) fc_free(p.workspace);
+    return FC_OK;
+}
+
+typedef struct copy {
+    const fc_kernels *kernels;
+    fc_dtype dtype;
+    const fc_matrix *src;
+    const fc_matrix *rows;
+} copy;
+
+static void copy_rows(void *context, int thread, int team) {
+    const copy *c = context;
+    const ptrdiff_t begin = c->rows->rows * thread / team, end = c->rows->rows * (thread + 1) / team;
+    fc_pack_job job = {
+        .src = (const char *)c->src->data + begin * c->src->row_stride, .src_j = c->src->col_stride, .src_k = c->src->row_stride,
+        .dst = (char *)c->rows->data + begin * c->rows->row_stride, .step = c->rows->row_stride / fc_size(c->dtype),
+        .n = c->rows->cols, .k = end - begin,
+    };
+    c->kernels->pack[c->dtype](&job);
+}
+
+fc_status fc_contiguous_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *src, int swap, int threads,
+                             fc_matrix *rows, void **owned) {
+    const ptrdiff_t size = fc_size(dtype), lanes = kernels->lanes[dtype];
+    const fc_matrix view = swap ? (fc_matrix){src->data, src->cols, src->rows, src->col_stride, src->row_stride} : *src;
+    *owned = NULL;
+    *rows = view;
+    if (!view.rows || !view.cols) return FC_OK;
+    if ((uintptr_t)view.data % (uintptr_t)size == 0 && view.row_stride % size == 0 &&
+        (view.col_stride == size || view.cols == 1))
+        return FC_OK;
+    rows->col_stride = size;
+    rows->row_stride = (view.cols + lanes - 1) / lanes * lanes * size;
+    if (view.rows > PTRDIFF_MAX / rows->row_stride || !(*owned = fc_alloc((size_t)(view.rows * rows->row_stride))))
+        return FC_NO_MEMORY;
+    rows->data = *owned;
+    copy c = {kernels, dtype, &view, rows};
+    fc_parallel(fc_team_for((double)view.rows * (double)view.cols * 8, threads), copy_rows, &c);
+    return FC_OK;
+}

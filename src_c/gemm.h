@@ -1,0 +1,38 @@
+/* The blocked product that everything dense is made of: y = epilogue(a * b). Internal; drivers only. */
+#ifndef FC_GEMM_H
+#define FC_GEMM_H
+#include "kernels.h"
+
+typedef struct fc_gemm {
+    const fc_kernels *kernels;
+    fc_dtype dtype;
+    ptrdiff_t m, n, k;
+    const void *a;             /* m rows of k contiguous, aligned elements */
+    ptrdiff_t a_row;           /* bytes */
+    const void *panels;        /* b packed for `kernels`, or NULL: */
+    const void *b;             /* element (k, j) at b + j * b_j + k * b_k */
+    ptrdiff_t b_j, b_k;        /* bytes */
+    const fc_epilogue *epilogue;
+    int threads;
+} fc_gemm;
+
+fc_status fc_gemm_run(const fc_gemm *g);
+
+/* Threads worth starting for so many multiply-adds. */
+int fc_team_for(double multiply_adds, int threads);
+
+/* Elements from row to row of panel p of n columns: the panel's width, lane-padded in the last panel. */
+static inline ptrdiff_t fc_panel_step(const fc_kernels *kernels, fc_dtype dtype, ptrdiff_t n, ptrdiff_t p) {
+    const ptrdiff_t left = n - p * kernels->panel[dtype], lanes = kernels->lanes[dtype];
+    return left >= kernels->panel[dtype] ? kernels->panel[dtype] : (left + lanes - 1) / lanes * lanes;
+}
+static inline ptrdiff_t fc_panels(const fc_kernels *kernels, fc_dtype dtype, ptrdiff_t n) {
+    return (n + kernels->panel[dtype] - 1) / kernels->panel[dtype];
+}
+
+/* A matrix whose rows are contiguous and aligned: itself where it already is, else a copy in *owned (to be given to
+ * fc_free). swap: the transpose of src is wanted. */
+fc_status fc_contiguous_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *src, int swap, int threads,
+                             fc_matrix *rows, void **owned);
+
+#endif

@@ -1,0 +1,78 @@
+/* The vector vocabulary on AVX2 with FMA: 16 registers of 256 bits. See kernels/vocabulary.h. */
+#include <immintrin.h>
+#include <stddef.h>
+#include <string.h>
+
+#define FC_INLINE static inline __attribute__((always_inline))
+
+typedef __m256 vec_f32;
+typedef __m256d vec_f64;
+enum { VL_f32 = 8, VL_f64 = 4 };
+
+/* 16 registers: 6 by 2, or for a few rows 3 by 4, so that enough independent chains run. */
+enum { ROWS_1 = 6, ROWS_2 = 6, ROWS_3 = 3, ROWS_4 = 3 };
+
+FC_INLINE vec_f32 v_zero_f32(void) { return _mm256_setzero_ps(); }
+FC_INLINE vec_f64 v_zero_f64(void) { return _mm256_setzero_pd(); }
+FC_INLINE vec_f32 v_set1_f32(float x) { return _mm256_set1_ps(x); }
+FC_INLINE vec_f64 v_set1_f64(double x) { return _mm256_set1_pd(x); }
+FC_INLINE vec_f32 v_load_f32(const void *p) { return _mm256_loadu_ps(p); }
+FC_INLINE vec_f64 v_load_f64(const void *p) { return _mm256_loadu_pd(p); }
+FC_INLINE void v_store_f32(void *p, vec_f32 v) { _mm256_storeu_ps(p, v); }
+FC_INLINE void v_store_f64(void *p, vec_f64 v) { _mm256_storeu_pd(p, v); }
+/* Through memory: masked stores of AVX2 are very slow on AMD. */
+FC_INLINE vec_f32 v_load_n_f32(const void *p, ptrdiff_t n) {
+    float t[8] = {0};
+    memcpy(t, p, (size_t)n * sizeof *t);
+    return _mm256_loadu_ps(t);
+}
+FC_INLINE vec_f64 v_load_n_f64(const void *p, ptrdiff_t n) {
+    double t[4] = {0};
+    memcpy(t, p, (size_t)n * sizeof *t);
+    return _mm256_loadu_pd(t);
+}
+FC_INLINE void v_store_n_f32(void *p, vec_f32 v, ptrdiff_t n) {
+    float t[8];
+    _mm256_storeu_ps(t, v);
+    memcpy(p, t, (size_t)n * sizeof *t);
+}
+FC_INLINE void v_store_n_f64(void *p, vec_f64 v, ptrdiff_t n) {
+    double t[4];
+    _mm256_storeu_pd(t, v);
+    memcpy(p, t, (size_t)n * sizeof *t);
+}
+FC_INLINE vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fmadd_ps(a, b, c); }
+FC_INLINE vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fmadd_pd(a, b, c); }
+
+FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) {
+    return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_NLE_UQ), v);
+}
+FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) {
+    return _mm256_and_pd(_mm256_cmp_pd(test, _mm256_setzero_pd(), _CMP_NLE_UQ), v);
+}
+
+FC_INLINE __m256 rows_f32(const char *p, ptrdiff_t row) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)p)),
+                                _mm_loadu_ps((const float *)(p + 4 * row)), 1);
+}
+FC_INLINE __m256d rows_f64(const char *p, ptrdiff_t row) {
+    return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd((const double *)p)),
+                                _mm_loadu_pd((const double *)(p + 2 * row)), 1);
+}
+
+enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
+FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, float *dst, ptrdiff_t step) {
+    __m256 r0 = rows_f32(src, row), r1 = rows_f32(src + row, row);
+    __m256 r2 = rows_f32(src + 2 * row, row), r3 = rows_f32(src + 3 * row, row);
+    __m256d t0 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1)), t1 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+    __m256d t2 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1)), t3 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+    _mm256_storeu_ps(dst, _mm256_castpd_ps(_mm256_unpacklo_pd(t0, t1)));
+    _mm256_storeu_ps(dst + step, _mm256_castpd_ps(_mm256_unpackhi_pd(t0, t1)));
+    _mm256_storeu_ps(dst + 2 * step, _mm256_castpd_ps(_mm256_unpacklo_pd(t2, t3)));
+    _mm256_storeu_ps(dst + 3 * step, _mm256_castpd_ps(_mm256_unpackhi_pd(t2, t3)));
+}
+FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, double *dst, ptrdiff_t step) {
+    __m256d r0 = rows_f64(src, row), r1 = rows_f64(src + row, row);
+    _mm256_storeu_pd(dst, _mm256_unpacklo_pd(r0, r1));
+    _mm256_storeu_pd(dst + step, _mm256_unpackhi_pd(r0, r1));
+}

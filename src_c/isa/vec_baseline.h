@@ -1,0 +1,56 @@
+/* The vector vocabulary in the compiler's own vectors of 128 bits (SSE2 on x86-64, whatever another architecture has),
+ * without FMA: v_fma rounds twice. See kernels/vocabulary.h. */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define FC_INLINE static inline __attribute__((always_inline))
+
+typedef float vec_f32 __attribute__((vector_size(16)));
+typedef double vec_f64 __attribute__((vector_size(16)));
+typedef int32_t bits_f32 __attribute__((vector_size(16)));
+typedef int64_t bits_f64 __attribute__((vector_size(16)));
+enum { VL_f32 = 4, VL_f64 = 2 };
+enum { ROWS_1 = 6, ROWS_2 = 6, ROWS_3 = 3, ROWS_4 = 3 };
+
+FC_INLINE vec_f32 v_zero_f32(void) { return (vec_f32){0}; }
+FC_INLINE vec_f64 v_zero_f64(void) { return (vec_f64){0}; }
+FC_INLINE vec_f32 v_set1_f32(float x) { return (vec_f32){x, x, x, x}; }
+FC_INLINE vec_f64 v_set1_f64(double x) { return (vec_f64){x, x}; }
+FC_INLINE vec_f32 v_load_f32(const void *p) { vec_f32 v; memcpy(&v, p, sizeof v); return v; }
+FC_INLINE vec_f64 v_load_f64(const void *p) { vec_f64 v; memcpy(&v, p, sizeof v); return v; }
+FC_INLINE void v_store_f32(void *p, vec_f32 v) { memcpy(p, &v, sizeof v); }
+FC_INLINE void v_store_f64(void *p, vec_f64 v) { memcpy(p, &v, sizeof v); }
+FC_INLINE vec_f32 v_load_n_f32(const void *p, ptrdiff_t n) {
+    vec_f32 v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(float));
+    return v;
+}
+FC_INLINE vec_f64 v_load_n_f64(const void *p, ptrdiff_t n) {
+    vec_f64 v = {0};
+    memcpy(&v, p, (size_t)n * sizeof(double));
+    return v;
+}
+FC_INLINE void v_store_n_f32(void *p, vec_f32 v, ptrdiff_t n) { memcpy(p, &v, (size_t)n * sizeof(float)); }
+FC_INLINE void v_store_n_f64(void *p, vec_f64 v, ptrdiff_t n) { memcpy(p, &v, (size_t)n * sizeof(double)); }
+FC_INLINE vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return a * b + c; }
+FC_INLINE vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return a * b + c; }
+FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) { return (vec_f32)(~(bits_f32)(test <= 0.0f) & (bits_f32)v); }
+FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) { return (vec_f64)(~(bits_f64)(test <= 0.0) & (bits_f64)v); }
+
+enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
+FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, float *dst, ptrdiff_t step) {
+    vec_f32 r0 = v_load_f32(src), r1 = v_load_f32(src + row);
+    vec_f32 r2 = v_load_f32(src + 2 * row), r3 = v_load_f32(src + 3 * row);
+    vec_f32 t0 = {r0[0], r1[0], r2[0], r3[0]}, t1 = {r0[1], r1[1], r2[1], r3[1]};
+    vec_f32 t2 = {r0[2], r1[2], r2[2], r3[2]}, t3 = {r0[3], r1[3], r2[3], r3[3]};
+    v_store_f32(dst, t0);
+    v_store_f32(dst + step, t1);
+    v_store_f32(dst + 2 * step, t2);
+    v_store_f32(dst + 3 * step, t3);
+}
+FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, double *dst, ptrdiff_t step) {
+    vec_f64 r0 = v_load_f64(src), r1 = v_load_f64(src + row);
+    v_store_f64(dst, (vec_f64){r0[0], r1[0]});
+    v_store_f64(dst + step, (vec_f64){r0[1], r1[1]});
+}

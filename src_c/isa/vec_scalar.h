@@ -1,0 +1,39 @@
+/* The vector vocabulary with one lane and C's fma(): slow, and bit for bit the executable definition of what the FMA
+ * targets compute. See kernels/vocabulary.h. */
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#define FC_INLINE static inline __attribute__((always_inline))
+
+typedef float vec_f32;
+typedef double vec_f64;
+enum { VL_f32 = 1, VL_f64 = 1 };
+enum { ROWS_1 = 2, ROWS_2 = 2, ROWS_3 = 1, ROWS_4 = 1 };
+
+FC_INLINE vec_f32 v_zero_f32(void) { return 0.0f; }
+FC_INLINE vec_f64 v_zero_f64(void) { return 0.0; }
+FC_INLINE vec_f32 v_set1_f32(float x) { return x; }
+FC_INLINE vec_f64 v_set1_f64(double x) { return x; }
+FC_INLINE vec_f32 v_load_f32(const void *p) { float v; memcpy(&v, p, sizeof v); return v; }
+FC_INLINE vec_f64 v_load_f64(const void *p) { double v; memcpy(&v, p, sizeof v); return v; }
+FC_INLINE void v_store_f32(void *p, vec_f32 v) { memcpy(p, &v, sizeof v); }
+FC_INLINE void v_store_f64(void *p, vec_f64 v) { memcpy(p, &v, sizeof v); }
+FC_INLINE vec_f32 v_load_n_f32(const void *p, ptrdiff_t n) { return n ? v_load_f32(p) : 0.0f; }
+FC_INLINE vec_f64 v_load_n_f64(const void *p, ptrdiff_t n) { return n ? v_load_f64(p) : 0.0; }
+FC_INLINE void v_store_n_f32(void *p, vec_f32 v, ptrdiff_t n) { if (n) v_store_f32(p, v); }
+FC_INLINE void v_store_n_f64(void *p, vec_f64 v, ptrdiff_t n) { if (n) v_store_f64(p, v); }
+FC_INLINE vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return fmaf(a, b, c); }
+FC_INLINE vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return fma(a, b, c); }
+FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) { return !(test <= 0.0f) ? v : 0.0f; }
+FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) { return !(test <= 0.0) ? v : 0.0; }
+
+enum { TRANSPOSE_f32 = 1, TRANSPOSE_f64 = 1 };
+FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, float *dst, ptrdiff_t step) {
+    (void)row, (void)step;
+    v_store_f32(dst, v_load_f32(src));
+}
+FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, double *dst, ptrdiff_t step) {
+    (void)row, (void)step;
+    v_store_f64(dst, v_load_f64(src));
+}

@@ -1,0 +1,45 @@
+/* The vector vocabulary that kernel bodies are written in, without a dtype: a body is included once with DT = f32 and
+ * once with DT = f64, and each name below becomes the operation of that dtype in the target's vec_<isa>.h.
+ *
+ *   vec, VL                   a vector, its lanes; + - * / work on vectors
+ *   v_zero() v_set1(x)        all lanes +0, all lanes x
+ *   v_load(p) v_store(p, v)   VL elements, any alignment
+ *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
+ *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
+ *   v_positive(t, v)          v where t > 0 or t is NaN, else +0
+ *   v_transpose(src, row, dst, step)   dst[i*step + j] = row j of src, element i: VL rows (row: bytes between them),
+ *                             TRANSPOSE elements of each
+ *   ROWS_1 .. ROWS_4          the most rows of a register tile that is 1 to 4 vectors wide
+ */
+#define FC_PASTE2(a, b) a##b
+#define FC_PASTE(a, b) FC_PASTE2(a, b)
+#define FC_TYPED(name) FC_PASTE(name, DT)
+
+#define real FC_TYPED(real_)
+#define vec FC_TYPED(vec_)
+#define VL FC_TYPED(VL_)
+#define TRANSPOSE FC_TYPED(TRANSPOSE_)
+#define v_zero FC_TYPED(v_zero_)
+#define v_set1 FC_TYPED(v_set1_)
+#define v_load FC_TYPED(v_load_)
+#define v_store FC_TYPED(v_store_)
+#define v_load_n FC_TYPED(v_load_n_)
+#define v_store_n FC_TYPED(v_store_n_)
+#define v_fma FC_TYPED(v_fma_)
+#define v_positive FC_TYPED(v_positive_)
+#define v_transpose FC_TYPED(v_transpose_)
+
+/* Vectors in a panel, elements in a row of it. */
+enum { PANEL_VECS = 4 };
+#define PANEL (PANEL_VECS * VL)
+
+/* The symbol of a compiled kernel: fc_gemm_f32__avx2. */
+#define FC_KERNEL_NAME(name) FC_PASTE(FC_PASTE(FC_PASTE(fc_##name##_, DT), __), FC_ISA)
+
+typedef float real_f32;
+typedef double real_f64;
+
+/* One scalar from any address. */
+FC_INLINE float load1_f32(const void *p) { float v; __builtin_memcpy(&v, p, sizeof v); return v; }
+FC_INLINE double load1_f64(const void *p) { double v; __builtin_memcpy(&v, p, sizeof v); return v; }
+#define load1 FC_TYPED(load1_)

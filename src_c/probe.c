@@ -1,0 +1,77 @@
+#define _POSIX_C_SOURCE 200809L
+#include "dispatch.h"
+#include "memory.h"
+#include "threads.h"
+
+#include <string.h>
+#include <time.h>
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+typedef struct probe {
+    const fc_kernels *kernels;
+    fc_dtype dtype;
+    char *buffer;
+    size_t bytes;
+    ptrdiff_t repeats;
+    double work[64]; /* of each thread, padded by 8 against false sharing where it matters */
+    int team;
+} probe;
+
+enum { MOST_THREADS = 64 };
+
+static void run_once(void *context, int thread, int team) {
+    probe *p = context;
+    double work = 0;
+    for (ptrdiff_t i = 0; i < p->repeats; i++) {
+        fc_probe_job job = {.count = 20000};
+        if (p->buffer) {
+            const size_t line = 512, share = p->bytes / (size_t)team / line * line;
+            job.buffer = p->buffer + share * (size_t)thread;
+            job.count = (ptrdiff_t)share / fc_size(p->dtype);
+        }
+        p->kernels->probe[p->dtype](&job);
+        work += p->buffer ? (double)(job.count * fc_size(p->dtype)) : job.flops;
+    }
+    if (thread < MOST_THREADS) p->work[thread] = work;
+    if (thread == 0) p->team = team;
+}
+
+/* The best rate of windows about `window` long within `seconds`. */
+static double best_rate(probe *p, double seconds, double window, int threads) {
+    double best = 0;
+    p->repeats = 1;
+    if (threads > MOST_THREADS) threads = MOST_THREADS;
+    for (const double end = now() + seconds; best == 0 || now() < end;) {
+        const double start = now();
+        fc_parallel(threads, run_once, p);
+        const double took = now() - start;
+        double work = 0;
+        for (int i = 0; i < p->team; i++) work += p->work[i];
+        if (took < window / 2) {
+            p->repeats *= 2;
+            if (now() < end) continue;
+        }
+        if (work / took > best) best = work / took;
+    }
+    return best;
+}
+
+double fc_probe_fma(fc_dtype dtype, double seconds, double window, int threads) {
+    probe p = {.kernels = fc_current(), .dtype = dtype};
+    return best_rate(&p, seconds, window, threads);
+}
+
+double fc_probe_read(size_t bytes, double seconds, double window, int threads) {
+    if (bytes < 4096) bytes = 4096;
+    probe p = {.kernels = fc_current(), .dtype = FC_F32, .buffer = fc_alloc(bytes), .bytes = bytes};
+    if (!p.buffer) return 0;
+    memset(p.buffer, 0, bytes);
+    const double best = best_rate(&p, seconds, window, threads);
+    fc_free(p.buffer);
+    return best;
+}
