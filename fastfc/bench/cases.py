@@ -1,0 +1,231 @@
+"""What is measured: kinds of work, shapes and batches, and the data they run on.
+
+Letters as everywhere in fastfc: ``y[m, n] = act(x[m, k] · w[n, k]ᵀ + b[n])``, ``m`` is the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+#: What can be measured, and how a table names it.
+KINDS = {
+    "forward": "forward, weight known ahead (packed where a library can)",
+    "plain": "forward, weight a plain array",
+    "backward": "backward: gradients of x, weight and bias together",
+    "csr": "forward, CSR weight",
+    "csr-backward": "backward, CSR weight: gradients of x, stored entries and bias",
+    "call": "one small call, what the call itself costs",
+    "epilogue": "forward with bias, residual and activation, against the bare product",
+}
+SPARSE_KINDS = ("csr", "csr-backward")
+
+#: (n, k) = (out_features, in_features): layers of recommenders, MNIST MLPs, transformers, classifier heads.
+SHAPES = ((128, 256), (256, 784), (3072, 768), (768, 3072), (1000, 4096), (1024, 1024), (1024, 479))
+BATCHES = (1, 4, 16, 64, 256, 1024)
+
+QUICK_SHAPES = ((128, 256), (1024, 1024), (3072, 768))
+QUICK_BATCHES = (1, 16, 256)
+
+SPARSE_SHAPES = ((3072, 768),)
+SPARSE_BATCHES = (16, 64, 512)
+#: Shares of stored entries: 80, 90 and 95 % zeros.
+DENSITIES = (0.2, 0.1, 0.05)
+
+CALL_SHAPES = ((4, 3), (10, 64))
+CALL_BATCHES = (1,)
+
+EPILOGUE_SHAPES = ((3072, 768), (768, 3072))
+EPILOGUE_BATCHES = (64, 256)
+#: (activation, residual); ``None`` is the identity.
+EPILOGUES = (("relu", True), ("gelu", False), ("silu", False), ("tanh", False), ("sigmoid", False))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of a table: a kind of work on one shape, batch, dtype and thread count."""
+
+    kind: str
+    n: int
+    k: int
+    m: int
+    dtype: str = "float32"
+    threads: int = 1
+    density: float = 1.0
+    activation: str | None = None
+    residual: bool = False
+    cold: bool = False
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if min(self.n, self.k, self.m, self.threads) < 1:
+            raise ValueError(f"n, k, m and threads must be at least 1, got {self}")
+        if self.dtype not in ("float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
+        if not 0 < self.density <= 1:
+            raise ValueError(f"density must be in (0, 1], got {self.density}")
+
+    @property
+    def sparse(self) -> bool:
+        return self.kind in SPARSE_KINDS
+
+    @property
+    def backward(self) -> bool:
+        return self.kind.endswith("backward")
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def stored(self) -> int:
+        """Entries of the weight that are stored: all of a dense one's."""
+        return round(self.density * self.n * self.k) if self.sparse else self.n * self.k
+
+    @property
+    def flops(self) -> int:
+        """A multiply and an add a stored entry and row; backward does that for x and for the weight."""
+        return (4 if self.backward else 2) * self.m * self.stored
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weight: values, and for CSR the int32 indices and row bounds."""
+        values = self.stored * self.itemsize
+        return values + 4 * (self.stored + self.n + 1) if self.sparse else values
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Bytes that must cross from memory however good the code: the weight, and backward its gradient too."""
+        return self.weight_bytes + (self.stored * self.itemsize if self.backward else 0)
+
+    @property
+    def intensity(self) -> float:
+        """Arithmetic intensity, flops a byte of weight traffic: the x axis of the roofline."""
+        return self.flops / self.traffic_bytes
+
+    @property
+    def shape(self) -> str:
+        return f"{self.n}×{self.k}"
+
+    @property
+    def label(self) -> str:
+        """What stands before the numbers: ``3072×768``, with zeros or activation where there are any."""
+        label = self.shape
+        if self.sparse:
+            label += f" {100 * (1 - self.density):.0f}% zeros"
+        if self.kind == "epilogue":
+            label += " bias" + ("+residual" if self.residual else "") + f"+{self.activation or 'none'}"
+        return label
+
+    @property
+    def key(self) -> tuple:
+        """Identity across runs, for ``--compare``."""
+        return dataclasses.astuple(self)
+
+
+@dataclass
+class Data:
+    """The arrays of a case, C-contiguous. The sparse weight is ``(values, indices, indptr)`` beside its dense
+    twin.
+    """
+
+    x: np.ndarray
+    w: np.ndarray
+    b: np.ndarray
+    gy: np.ndarray | None
+    residual: np.ndarray | None
+    values: np.ndarray | None = None
+    indices: np.ndarray | None = None
+    indptr: np.ndarray | None = None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row of each stored entry."""
+        return np.repeat(np.arange(len(self.indptr) - 1), np.diff(self.indptr))
+
+
+def make_data(case: Case) -> Data:
+    """Independent Gaussian data for `case`; the same case always gets the same numbers."""
+    return _make_data(
+        case.n,
+        case.k,
+        case.m,
+        case.dtype,
+        case.density if case.sparse else None,
+        case.backward,
+        case.residual,
+    )
+
+
+# The thread counts of one problem follow each other: two entries are enough, and bound the memory.
+@functools.lru_cache(maxsize=2)
+def _make_data(n, k, m, dtype, density, backward, residual) -> Data:
+    rng = np.random.default_rng([n, k, m, int(1000 * (density or 1))])
+    draw = functools.partial(rng.standard_normal, dtype=np.dtype(dtype))
+    data = Data(
+        x=draw((m, k)), w=draw((n, k)), b=draw(n), gy=draw((m, n)) if backward else None,
+        residual=draw((m, n)) if residual else None,
+    )  # fmt: skip
+    if density is not None:
+        # Entries anywhere, so that rows differ in length as pruned layers' rows do.
+        flat = np.sort(rng.choice(n * k, round(density * n * k), replace=False))
+        data.values = data.w.ravel()[flat]
+        data.indices = (flat % k).astype(np.int32)
+        data.indptr = np.searchsorted(flat, np.arange(n + 1) * k).astype(np.int32)
+        data.w = np.zeros_like(data.w)
+        data.w.ravel()[flat] = data.values
+    return data
+
+
+def parse_shapes(text: str) -> tuple[tuple[int, int], ...]:
+    """``"128x256,10x64"`` as ((128, 256), (10, 64)): out_features x in_features."""
+    shapes = []
+    for part in text.split(","):
+        try:
+            n, k = (int(side) for side in part.lower().replace("×", "x").split("x"))
+        except ValueError:
+            raise ValueError(f"a shape is written NxK (out_features x in_features), got {part!r}") from None
+        if n < 1 or k < 1:
+            raise ValueError(f"the sides of a shape must be at least 1, got {part!r}")
+        shapes.append((n, k))
+    return tuple(shapes)
+
+
+def cases(
+    kind: str,
+    shapes=None,
+    batches=None,
+    dtypes=("float32",),
+    threads=(1,),
+    densities=DENSITIES,
+    cold: bool = False,
+) -> list[Case]:
+    """All cells of one kind, threads innermost (so that neighbours share their data).
+
+    `shapes` and `batches` default to those of the kind.
+    """
+    default_shapes, default_batches = {
+        "csr": (SPARSE_SHAPES, SPARSE_BATCHES),
+        "csr-backward": (SPARSE_SHAPES, SPARSE_BATCHES),
+        "call": (CALL_SHAPES, CALL_BATCHES),
+        "epilogue": (EPILOGUE_SHAPES, EPILOGUE_BATCHES),
+    }.get(kind, (SHAPES, BATCHES))
+    shapes, batches = shapes or default_shapes, batches or default_batches
+    if kind == "call":
+        threads = threads[:1]
+    variants: tuple[dict, ...] = ({},)
+    if kind in SPARSE_KINDS:
+        variants = tuple({"density": density} for density in densities)
+    elif kind == "epilogue":
+        variants = tuple(
+            {"activation": activation, "residual": residual} for activation, residual in EPILOGUES
+        )
+    return [
+        Case(kind, n, k, m, dtype, count, cold=cold, **variant)
+        for dtype, (n, k), variant, m, count in itertools.product(dtypes, shapes, variants, batches, threads)
+    ]
