@@ -1,0 +1,362 @@
+"""What every layer is made of: `Parameter`, an array with its gradient, and `Module`, a named tree of them.
+
+The one subtle rule lives here. In ``eval()`` a parameter's array is immutable and its packed form is made from
+that very array; both are replaced together or not at all. So a pack that disagrees with its weight cannot exist.
+"""
+
+from collections import namedtuple
+from collections.abc import Mapping
+
+import numpy as np
+
+__all__ = ["Module", "Parameter"]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+LoadResult = namedtuple("LoadResult", "missing_keys unexpected_keys")
+
+
+def immutable(array):
+    """Copy `array` into one whose memory can never be written, not even by setting its ``writeable`` flag."""
+    # A bytes object is the only buffer for which numpy refuses the flag for good.
+    return np.ndarray(array.shape, array.dtype, buffer=array.tobytes())
+
+
+class Parameter:
+    """An array that is trained, and the gradient of the loss with respect to it.
+
+    Parameters
+    ----------
+    data : ndarray of float32 or float64
+        The values. The array is taken as it is, not copied, if it is C-contiguous, aligned and
+        writeable.
+    packer : callable, optional
+        Turns the array into the form that inference multiplies by, such as `fastfc.pack`; used in ``eval()``.
+
+    Attributes
+    ----------
+    data : ndarray
+        The values. Assign an array of the same shape and dtype to replace them: in ``train()`` that array is
+        taken as above; in ``eval()`` it is copied into a read-only array and packed anew.
+    grad : ndarray or None
+        The gradient, of the shape and dtype of `data`; a backward pass adds to it, or sets it if it is None.
+    operand : ndarray or packed weight
+        What a product multiplies by: the packed form in ``eval()``, if there is one, otherwise `data`.
+
+    Raises
+    ------
+    TypeError
+        If `data` is not an ndarray, or of another dtype than expected.
+    ValueError
+        If an array assigned to `data` has another shape.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> p = fastfc.Parameter(np.zeros((2, 3), dtype=np.float32))
+    >>> p.data = np.ones((2, 3), dtype=np.float32)
+    >>> p
+    Parameter(shape=(2, 3), dtype=float32)
+    >>> p.grad is None
+    True
+    """
+
+    __slots__ = ("__weakref__", "_data", "_frozen", "_packed", "_packer", "grad")
+
+    def __init__(self, data, *, packer=None):
+        if not isinstance(data, np.ndarray):
+            raise TypeError(f"Parameter(): data must be a numpy array, got {type(data).__name__}")
+        if data.dtype not in FLOATS:
+            raise TypeError(f"Parameter(): data must be float32 or float64, got {data.dtype}")
+        self._packer = packer
+        self._frozen = False
+        self.grad = None
+        self._commit(self._stage(data))
+
+    @property
+    def data(self):
+        return self._data
+
+    @data.setter
+    def data(self, array):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"Parameter.data: expected a numpy array, got {type(array).__name__}")
+        if array.shape != self._data.shape:
+            raise ValueError(f"Parameter.data: expected shape {self._data.shape}, got {array.shape}")
+        if array.dtype != self._data.dtype:
+            raise TypeError(f"Parameter.data: expected dtype {self._data.dtype}, got {array.dtype}")
+        self._commit(self._stage(array))
+
+    @property
+    def operand(self):
+        packed = self._packed
+        return self._data if packed is None else packed
+
+    def freeze(self):
+        """Move the values into a fresh read-only array and pack that. `Module.eval` calls this."""
+        if not self._frozen:
+            self._commit(self._stage(self._data, frozen=True))
+            self._frozen = True
+
+    def thaw(self):
+        """Drop the pack and move the values into a fresh writeable array. `Module.train` calls this."""
+        if self._frozen:
+            self._commit((self._data.copy(), None))
+            self._frozen = False
+
+    # A change has two halves, so that all that can fail (memory, packing) is over before anything is replaced.
+
+    def _stage(self, array, frozen=None):
+        if self._frozen if frozen is None else frozen:
+            array = immutable(array)
+            return array, None if self._packer is None else self._packer(array)
+        return np.require(np.asarray(array), requirements="CAW"), None
+
+    def _commit(self, staged):
+        self._data, self._packed = staged
+
+    def __getstate__(self):
+        return {"data": self._data, "grad": self.grad, "packer": self._packer, "frozen": self._frozen}
+
+    def __setstate__(self, state):
+        # The pack is made again: it belongs to the kernels of the machine that it was made on.
+        self.grad, self._packer, self._frozen = state["grad"], state["packer"], state["frozen"]
+        self._commit(self._stage(state["data"]))
+
+    def __repr__(self):
+        return f"Parameter(shape={self._data.shape}, dtype={self._data.dtype})"
+
+
+class Module:
+    """Base of layers and models: finds the parameters, saves and loads them, switches between train and eval.
+
+    A subclass assigns `Parameter` and `Module` objects to attributes, and defines ``__call__(x)``, which returns y,
+    and ``vjp(x)``, which returns ``(y, backward)``. ``backward(grad_y, needs_input_grad=True)`` adds to the ``grad``
+    of each parameter and returns the gradient of the loss with respect to x (None if it is not needed).
+    Attributes named in `buffers` are arrays that belong to the state but are not trained.
+
+    Notes
+    -----
+    ``eval()`` trades memory for speed: each weight that is multiplied by is then held twice, as a read-only
+    array and packed. A model in ``eval()`` may be called by several threads at once.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> class Residual(fastfc.Module):
+    ...     def __init__(self, width):
+    ...         self.fc = fastfc.Linear(width, width, rng=0)
+    ...     def __call__(self, x):
+    ...         return x + self.fc(x)
+    >>> model = Residual(4)
+    >>> [name for name, _ in model.named_parameters()]
+    ['fc.weight', 'fc.bias']
+    >>> model(np.ones((2, 4), dtype=np.float32)).shape
+    (2, 4)
+    """
+
+    training = True
+    buffers = ()
+
+    def __call__(self, x):
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__(x)")
+
+    def vjp(self, x):
+        """Return ``(y, backward)``; see the class."""
+        raise NotImplementedError(f"{type(self).__name__} defines no vjp(x)")
+
+    # -- the tree -------------------------------------------------------------------------------------------------
+
+    def named_children(self):
+        """Iterate over ``(name, module)`` of the modules directly below this one."""
+        return ((name, value) for name, value in vars(self).items() if isinstance(value, Module))
+
+    def modules(self):
+        """Iterate over this module and all below it, each once."""
+        seen, stack = set(), [self]
+        while stack:
+            module = stack.pop()
+            if module not in seen:
+                seen.add(module)
+                yield module
+                stack.extend(reversed([child for _, child in module.named_children()]))
+
+    def named_parameters(self):
+        """Iterate over ``(name, parameter)``, names dotted and in torch's order, a shared parameter once.
+
+        Examples
+        --------
+        >>> import fastfc
+        >>> model = fastfc.Sequential(fastfc.Linear(4, 3), fastfc.ReLU(), fastfc.Linear(3, 2, bias=False))
+        >>> [name for name, _ in model.named_parameters()]
+        ['0.weight', '0.bias', '2.weight']
+        """
+        seen = set()
+        for name, module, attribute in self._entries():
+            value = getattr(module, attribute)
+            if isinstance(value, Parameter) and value not in seen:
+                seen.add(value)
+                yield name, value
+
+    def parameters(self):
+        """Iterate over the parameters, in the order of `named_parameters`."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def zero_grad(self):
+        """Set the gradient of each parameter to None, as torch does: the next backward pass starts afresh."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    def _entries(self, prefix=""):
+        """Name, module and attribute of each array of the state: parameters, buffers, then those of children."""
+        for attribute, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + attribute, self, attribute
+        for attribute in self.buffers:
+            yield prefix + attribute, self, attribute
+        for name, child in self.named_children():
+            yield from child._entries(f"{prefix}{name}.")
+
+    # -- mode -----------------------------------------------------------------------------------------------------
+
+    def train(self, mode=True):
+        """Make the parameters writeable and drop the packed weights; ``train(False)`` is `eval`. Returns self.
+
+        The values move into fresh arrays: views taken in ``eval()`` stay read-only and keep their values.
+        """
+        for module in self.modules():
+            module.training = bool(mode)
+        for parameter in self.parameters():
+            parameter.thaw() if mode else parameter.freeze()
+        return self
+
+    def eval(self):
+        """Pack the weights and move the parameters into fresh read-only arrays. Returns self.
+
+        Views taken earlier no longer belong to the model. Writing into a parameter now raises numpy's
+        ``ValueError``; assigning ``parameter.data`` and `load_state_dict` stay possible and pack anew.
+
+        Examples
+        --------
+        >>> import fastfc
+        >>> layer = fastfc.Linear(3, 2).eval()
+        >>> layer.weight.data[0, 0] = 1.0
+        Traceback (most recent call last):
+            ...
+        ValueError: assignment destination is read-only
+        """
+        return self.train(False)
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def state_dict(self):
+        """Return a dict from dotted names to arrays, with torch's names, order and shapes.
+
+        The arrays are writeable copies (torch's share memory with the model): a saved state stays as it was.
+        """
+        return {name: module._array(attribute).copy() for name, module, attribute in self._entries()}
+
+    def load_state_dict(self, state_dict, strict=True):
+        """Replace the parameters and buffers by copies of the arrays in `state_dict`.
+
+        Floating-point arrays are converted to the parameter's dtype, as in torch; so are integers for a buffer of
+        integers. In ``eval()`` the weights are packed anew. The values move into fresh arrays.
+
+        Parameters
+        ----------
+        state_dict : mapping from str to array_like
+            As `state_dict` returns it; whatever ``numpy.asarray`` takes, so tensors on the CPU too.
+        strict : bool
+            False: missing and unexpected names are no error.
+
+        Returns
+        -------
+        namedtuple of missing_keys, unexpected_keys : lists of str
+
+        Raises
+        ------
+        TypeError
+            If `state_dict` is not a mapping.
+        ValueError
+            Lists all names that are missing or unexpected (if `strict`) and all arrays of a wrong shape, kind of
+            dtype or structure. The model is then left as it was.
+
+        Examples
+        --------
+        >>> import fastfc
+        >>> a, b = fastfc.Linear(3, 2, rng=0), fastfc.Linear(3, 2, rng=1)
+        >>> b.load_state_dict(a.state_dict())
+        LoadResult(missing_keys=[], unexpected_keys=[])
+        >>> bool((a.weight.data == b.weight.data).all())
+        True
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"load_state_dict(): state_dict must be a mapping, got {type(state_dict).__name__}")
+        missing, wrong, known, fresh = [], [], set(), {}
+        for name, module, attribute in self._entries():
+            known.add(name)
+            if name not in state_dict:
+                missing.append(name)
+                continue
+            old, new = module._array(attribute), np.asarray(state_dict[name])
+            if new.shape != old.shape:
+                wrong.append(f"{name}: expected shape {old.shape}, got {new.shape}")
+            elif not _converts(new, old.dtype):
+                wrong.append(f"{name}: expected dtype {old.dtype}, got {new.dtype}")
+            else:
+                prefix = name.removesuffix(attribute)
+                fresh.setdefault(module, (prefix, {}))[1][attribute] = np.array(new, dtype=old.dtype, order="C")
+        unexpected = [name for name in state_dict if name not in known]
+        for module, (prefix, arrays) in fresh.items():
+            wrong.extend(f"{prefix}{problem}" for problem in module._problems(arrays))
+
+        lines = wrong
+        if strict:
+            lines = [f"{name}: missing" for name in missing]
+            lines += [f"{name}: unexpected" for name in unexpected] + wrong
+        if lines:
+            raise ValueError("load_state_dict(): nothing was loaded, because of\n  " + "\n  ".join(lines))
+
+        staged, buffers = [], []
+        for module, (_, arrays) in fresh.items():
+            parameters = {name: value for name, value in vars(module).items() if isinstance(value, Parameter)}
+            staged += [(parameters[name], parameters[name]._stage(arrays[name])) for name in parameters.keys() & arrays]
+            buffers.append((module, {name: immutable(arrays[name]) for name in arrays.keys() - parameters}))
+        for parameter, new in staged:
+            parameter._commit(new)
+        for module, arrays in buffers:
+            module._replace_buffers(arrays)
+        return LoadResult(missing, unexpected)
+
+    def _array(self, attribute):
+        value = getattr(self, attribute)
+        return value.data if isinstance(value, Parameter) else value
+
+    def _problems(self, arrays):
+        """What is wrong with loading `arrays` (attribute to array, shapes and dtypes checked), as lines of text."""
+        return ()
+
+    def _replace_buffers(self, arrays):
+        """Set buffers to fresh immutable arrays (name to array) that have passed `_problems`."""
+        vars(self).update(arrays)
+
+    # -- text -----------------------------------------------------------------------------------------------------
+
+    def extra_repr(self):
+        """What stands between the brackets of ``repr``, for a module without children."""
+        return ""
+
+    def __repr__(self):
+        lines = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
+        inside = "\n  " + "\n  ".join(lines) + "\n" if lines else self.extra_repr()
+        return f"{type(self).__name__}({inside})"
+
+
+def _converts(array, dtype):
+    """Whether load_state_dict takes `array` for `dtype`: floats for floats, integers that fit for integers."""
+    if dtype.kind == "f":
+        return array.dtype.kind == "f"
+    if array.dtype.kind not in "iu":
+        return False
+    limits = np.iinfo(dtype)
+    return array.size == 0 or (int(array.min()) >= limits.min and int(array.max()) <= limits.max)
