@@ -1,0 +1,412 @@
+"""Layers: each a class with its forward pass and, right under it, its backward pass.
+
+A ``vjp`` returns y and a closure ``backward(grad_y, needs_input_grad=True)``, which adds to the gradients of the
+parameters and returns that of x. The closure refers to x and to the weights as they are: between the two passes
+neither x nor (by an optimiser's step) the parameters may be written into, as in torch. y may.
+"""
+
+import math
+import operator
+
+import numpy as np
+
+from fastfc import init
+from fastfc.functional import linear, linear_backward, pack
+from fastfc.module import FLOATS, Module, Parameter, immutable
+from fastfc.sparse import CSR
+
+__all__ = ["Linear", "ReLU", "SparseLinear"]
+
+
+class _Affine(Module):
+    """``y = act(x Wᵀ + b)``; a subclass says what W is.
+
+    ``forward`` and ``forward_vjp`` take the activation as an argument, so that `Sequential` can fuse a following
+    activation layer into the product.
+    """
+
+    activation = None
+
+    def __call__(self, x):
+        return self.forward(x, self.activation)
+
+    def vjp(self, x):
+        return self.forward_vjp(x, self.activation)
+
+    def forward(self, x, activation):
+        return linear(x, self._operand(), _data(self.bias), activation=activation)
+
+    def forward_vjp(self, x, activation):
+        weight, bias = self.weight, self.bias
+        b, w = _data(bias), self._matrix()
+        if activation is None:
+            y = z = linear(x, self._operand(), b)
+        else:
+            y, z = linear(x, self._operand(), b, activation=activation, return_preactivation=True)
+        z = None if activation is None else z  # without an activation y is the caller's alone
+
+        def backward(grad_y, needs_input_grad=True):
+            needs = ("x", "weight", "bias") if needs_input_grad else ("weight", "bias")
+            old = (None, weight.grad, None if bias is None else bias.grad)
+            grad_x, grad_w, grad_b = linear_backward(
+                grad_y, x, w, activation=activation, preactivation=z,
+                needs=needs if bias is not None else needs[:-1], out=old, accumulate=True)
+            weight.grad = grad_w
+            if bias is not None:
+                bias.grad = grad_b
+            return grad_x
+
+        return y, backward
+
+
+class Linear(_Affine):
+    """Fully connected layer, ``y = act(x Wᵀ + b)``.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Lengths of the last axis of x and of y; 0 is allowed.
+    bias : bool
+        Whether there is a b.
+    activation : str or tuple, optional
+        Applied in the same pass, by the names of `fastfc.linear`.
+    dtype : float32 or float64
+    rng : numpy.random.Generator, int or None
+        Source of the initial values, which are torch's [1]_: W and b from U(-k, k), k = 1/√in_features.
+
+    Attributes
+    ----------
+    weight : Parameter, (out_features, in_features)
+    bias : Parameter, (out_features,), or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is no integer >= 0, or `dtype` is neither float32 nor float64. A call raises what
+        `fastfc.linear` raises.
+
+    References
+    ----------
+    .. [1] Kaiming uniform with a = √5: K. He et al., arXiv:1502.01852
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> layer = fastfc.Linear(64, 128, rng=0)
+    >>> layer
+    Linear(in_features=64, out_features=128, bias=True)
+    >>> x = np.ones((32, 64), dtype=np.float32)          # (batch, in_features)
+    >>> y, backward = layer.vjp(x)                       # (batch, out_features)
+    >>> grad_x = backward(np.ones_like(y))
+    >>> y.shape, grad_x.shape, layer.weight.grad.shape
+    ((32, 128), (32, 64), (128, 64))
+    """
+
+    def __init__(self, in_features, out_features, bias=True, *, activation=None, dtype=np.float32, rng=None):
+        self.in_features = _size("Linear", "in_features", in_features)
+        self.out_features = _size("Linear", "out_features", out_features)
+        self.activation = activation
+        dtype, rng = _float_dtype("Linear", dtype), init.generator(rng)
+        weight = np.empty((self.out_features, self.in_features), dtype)
+        self.weight = Parameter(init.kaiming_uniform_(weight, math.sqrt(5), rng=rng), packer=pack)
+        self.bias = _default_bias(self, dtype, rng) if bias else None
+
+    def _operand(self):
+        return self.weight.operand
+
+    def _matrix(self):
+        return self.weight.data
+
+    def extra_repr(self):
+        text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return text if self.activation is None else f"{text}, activation={self.activation!r}"
+
+
+class SparseLinear(_Affine):
+    """Fully connected layer under a fixed random mask, ``y = x (mask ∘ W)ᵀ + b``; only what the mask keeps is
+    stored (CSR), multiplied and trained.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+    sparsity : float in [0, 1]
+        Fraction of zeros. ``round((1 - sparsity) · in · out)`` entries are stored, at places drawn uniformly
+        without replacement.
+    dtype : float32 or float64
+    rng : numpy.random.Generator, int or None
+        Source of the mask and of the initial values, which are those of a masked `Linear`: U(-k, k),
+        k = 1/√in_features.
+
+    Attributes
+    ----------
+    weight : Parameter, (stored entries,)
+        The stored values, row by row.
+    indices : ndarray of int32 or int64, (stored entries,)
+        Their columns. Read-only.
+    indptr : ndarray of int32 or int64, (out_features + 1,)
+        Row n is stored at ``indptr[n]:indptr[n + 1]``. Read-only.
+    bias : Parameter, (out_features,), or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is no integer >= 0, `sparsity` is outside [0, 1], or `dtype` is neither float32 nor float64.
+
+    Notes
+    -----
+    ``state_dict`` holds the keys ``weight`` (the stored values), ``bias``, ``indices`` and ``indptr``. A state
+    loads into a layer with the same number of stored entries; its structure is checked as by `fastfc.CSR`.
+
+    A NaN or Inf in x reaches y through stored entries only.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> layer = fastfc.SparseLinear(64, 128, sparsity=0.9, rng=0)
+    >>> layer
+    SparseLinear(in_features=64, out_features=128, bias=True, nnz=819)
+    >>> y, backward = layer.vjp(np.ones((32, 64), dtype=np.float32))
+    >>> grad_x = backward(np.ones_like(y))
+    >>> y.shape, grad_x.shape, layer.weight.grad.shape
+    ((32, 128), (32, 64), (819,))
+    """
+
+    buffers = ("indices", "indptr")
+
+    def __init__(self, in_features, out_features, bias=True, *, sparsity=0.5, dtype=np.float32, rng=None):
+        inputs = _size("SparseLinear", "in_features", in_features)
+        outputs = _size("SparseLinear", "out_features", out_features)
+        if not 0 <= sparsity <= 1:
+            raise ValueError(f"SparseLinear(): sparsity must be in [0, 1], got {sparsity}")
+        dtype, rng = _float_dtype("SparseLinear", dtype), init.generator(rng)
+        cells = inputs * outputs
+        kept = np.sort(rng.choice(cells, round((1 - sparsity) * cells), replace=False, shuffle=False))
+        self._build(np.empty(kept.size, dtype), *_csr_structure(kept, outputs, inputs), (outputs, inputs))
+        init.kaiming_uniform_(self.weight.data, math.sqrt(5), fan_in=inputs, rng=rng)
+        self.bias = _default_bias(self, dtype, rng) if bias else None
+
+    @classmethod
+    def from_csr(cls, csr, bias=None):
+        """Make a layer of a sparse weight.
+
+        Parameters
+        ----------
+        csr : scipy.sparse CSR array or matrix, or fastfc.CSR; (out_features, in_features), float32 or float64
+            Copied. Entries stored twice add up; each of them is trained.
+        bias : ndarray, (out_features,), of the same dtype; or None
+            Copied.
+
+        Raises
+        ------
+        TypeError
+            If `csr` is in another format or not CSR at all, or a dtype is wrong.
+        ValueError
+            If the structure is malformed, or the shape of `bias` does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np, fastfc
+        >>> csr = fastfc.CSR(np.float32([3, 4]), np.int32([0, 2]), np.int32([0, 1, 2]), (2, 3))
+        >>> fastfc.SparseLinear.from_csr(csr).to_dense()
+        array([[3., 0., 0.],
+               [0., 0., 4.]], dtype=float32)
+        """
+        # scipy's csc and bsr have the same four attributes and mean something else by them.
+        wanted = all(hasattr(csr, name) for name in ("data", "indices", "indptr", "shape"))
+        if not wanted or getattr(csr, "format", "csr") != "csr":
+            got = getattr(csr, "format", None)
+            got = f"{type(csr).__name__}" + (f" in format {got!r}" if isinstance(got, str) else "")
+            raise TypeError(f"SparseLinear.from_csr(): csr must be a CSR array or matrix, got {got}")
+        layer = cls.__new__(cls)
+        layer._build(np.array(csr.data, order="C"), csr.indices, csr.indptr, csr.shape)
+        layer.bias = _given_bias("from_csr", bias, layer)
+        return layer
+
+    @classmethod
+    def from_dense(cls, weight, bias=None, *, threshold=0.0):
+        """Make a layer that stores the entries of a dense weight with ``|w| > threshold``, and NaNs.
+
+        Parameters
+        ----------
+        weight : ndarray of float32 or float64, (out_features, in_features)
+        bias : ndarray, (out_features,), of the same dtype; or None
+            Copied.
+        threshold : float >= 0
+
+        Raises
+        ------
+        TypeError
+            If `weight` or `bias` is no array of the right dtype.
+        ValueError
+            If a shape does not fit, or `threshold` is negative or NaN.
+
+        Examples
+        --------
+        >>> import numpy as np, fastfc
+        >>> fastfc.SparseLinear.from_dense(np.float32([[0.1, -2], [3, 0]]), threshold=0.5)
+        SparseLinear(in_features=2, out_features=2, bias=False, nnz=2)
+        """
+        if not isinstance(weight, np.ndarray) or weight.dtype not in FLOATS:
+            got = weight.dtype if isinstance(weight, np.ndarray) else type(weight).__name__
+            raise TypeError(f"SparseLinear.from_dense(): weight must be a float32 or float64 array, got {got}")
+        if weight.ndim != 2:
+            raise ValueError(f"SparseLinear.from_dense(): weight must be 2-D, got shape {weight.shape}")
+        if not threshold >= 0:
+            raise ValueError(f"SparseLinear.from_dense(): threshold must be >= 0, got {threshold}")
+        kept = np.flatnonzero(~(np.abs(weight) <= threshold))
+        layer = cls.__new__(cls)
+        layer._build(weight.reshape(-1)[kept], *_csr_structure(kept, *weight.shape), weight.shape)
+        layer.bias = _given_bias("from_dense", bias, layer)
+        return layer
+
+    def to_dense(self):
+        """Return W as a fresh array (out_features, in_features), with zeros where nothing is stored."""
+        dense = np.zeros((self.out_features, self.in_features), self.weight.data.dtype)
+        rows = np.repeat(np.arange(self.out_features), np.diff(self.indptr))
+        np.add.at(dense, (rows, self.indices), self.weight.data)
+        return dense
+
+    def _build(self, values, indices, indptr, shape):
+        csr = CSR(values, indices, indptr, shape)  # checks all four
+        self.out_features, self.in_features = csr.shape
+        self.weight = Parameter(csr.data[:csr.nnz])
+        # The structure is never written again, so what was checked once stays sound.
+        self._structure = immutable(csr.indices[:csr.nnz]), immutable(csr.indptr)
+        self._made = None, None, None
+
+    @property
+    def indices(self):
+        return self._structure[0]
+
+    @property
+    def indptr(self):
+        return self._structure[1]
+
+    def _matrix(self):
+        # Made again when the values or the structure were replaced. Two threads may both do so, with equal results.
+        values, structure, matrix = self._made
+        if values is not self.weight.data or structure is not self._structure:
+            values, structure = self.weight.data, self._structure
+            matrix = CSR._of(values, *structure, (self.out_features, self.in_features))
+            self._made = values, structure, matrix
+        return matrix
+
+    _operand = _matrix
+
+    def _problems(self, arrays):
+        indices, indptr = (arrays.get(name, getattr(self, name)) for name in self.buffers)
+        try:
+            used = CSR(np.empty_like(self.weight.data), indices, indptr, (self.out_features, self.in_features)).nnz
+        except ValueError as error:
+            yield f"indices, indptr: {error}"
+        else:
+            if used != indices.size:
+                yield f"indptr: expected {indices.size} as its last element, got {used}"
+
+    def _replace_buffers(self, arrays):
+        self._structure = tuple(arrays.get(name, getattr(self, name)) for name in self.buffers)
+
+    def __getstate__(self):
+        return {**vars(self), "_made": (None, None, None)}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._structure = tuple(immutable(array) for array in self._structure)
+
+    def extra_repr(self):
+        return (f"in_features={self.in_features}, out_features={self.out_features}, "
+                f"bias={self.bias is not None}, nnz={self.indices.size}")
+
+
+class ReLU(Module):
+    """Rectified linear unit, ``relu(x) = max(x, 0)``: x for x > 0, NaN for NaN, +0 otherwise.
+
+    x : (..., features), float32 or float64; y of the same shape and dtype. The gradient passes where x > 0, and
+    through NaN, as in torch. In a `Sequential` after a layer without an activation it costs no pass of its own.
+
+    Raises
+    ------
+    TypeError
+        If x is no array of float32 or float64.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> fastfc.ReLU()(np.float32([-1, 0, 2]))
+    array([0., 0., 2.], dtype=float32)
+    """
+
+    activation = "relu"
+
+    def __call__(self, x):
+        x = _float_array("ReLU", "x", x)
+        y = np.maximum(x, 0)
+        y += 0  # max(-0, +0) may be either; this makes it +0
+        return y
+
+    def vjp(self, x):
+        y = self(x)
+        dead = x <= 0
+
+        def backward(grad_y, needs_input_grad=True):
+            _float_array("ReLU", "grad_y", grad_y)
+            if grad_y.shape != dead.shape:
+                raise ValueError(f"ReLU backward: grad_y must have shape {dead.shape}, got {grad_y.shape}")
+            return np.where(dead, 0, grad_y) if needs_input_grad else None
+
+        return y, backward
+
+
+def _data(parameter):
+    return None if parameter is None else parameter.data
+
+
+def _size(layer, name, value):
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{layer}(): {name} must be an integer, got {type(value).__name__}") from None
+    if size < 0:
+        raise ValueError(f"{layer}(): {name} must be >= 0, got {size}")
+    return size
+
+
+def _float_dtype(layer, dtype):
+    dtype = np.dtype(dtype)
+    if dtype not in FLOATS:
+        raise TypeError(f"{layer}(): dtype must be float32 or float64, got {dtype}")
+    return dtype
+
+
+def _float_array(layer, name, array):
+    if not isinstance(array, np.ndarray) or array.dtype not in FLOATS:
+        got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"{layer}: {name} must be a float32 or float64 array, got {got}")
+    return array
+
+
+def _default_bias(layer, dtype, rng):
+    bound = 1 / math.sqrt(layer.in_features) if layer.in_features else 0.0
+    return Parameter(init.uniform_(np.empty(layer.out_features, dtype), -bound, bound, rng=rng))
+
+
+def _given_bias(function, bias, layer):
+    if bias is None:
+        return None
+    dtype = layer.weight.data.dtype
+    if not isinstance(bias, np.ndarray) or bias.dtype != dtype:
+        got = bias.dtype if isinstance(bias, np.ndarray) else type(bias).__name__
+        raise TypeError(f"SparseLinear.{function}(): bias must be a {dtype} array, got {got}")
+    if bias.shape != (layer.out_features,):
+        raise ValueError(f"SparseLinear.{function}(): bias must have shape ({layer.out_features},), "
+                         f"got {bias.shape}")
+    return Parameter(bias.copy())
+
+
+def _csr_structure(kept, rows, columns):
+    """Indices and indptr of the cells `kept` (row-major, ascending) of a rows × columns matrix."""
+    small = max(columns, kept.size) <= np.iinfo(np.int32).max
+    dtype = np.int32 if small else np.int64
+    indptr = np.searchsorted(kept, np.arange(rows + 1) * columns).astype(dtype)
+    return (kept % max(columns, 1)).astype(dtype), indptr
