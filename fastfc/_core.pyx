@@ -373,7 +373,7 @@ cdef bint same_leading(cnp.ndarray a, cnp.ndarray b, Py_ssize_t last) noexcept:
 
 cdef cnp.ndarray empty_like_rows(cnp.ndarray x, Py_ssize_t last):
     """A new C-ordered array of shape x.shape[:-1] + (last,)."""
-    cdef cnp.npy_intp shape[32]
+    cdef cnp.npy_intp shape[64]  # NPY_MAXDIMS of numpy 2
     cdef int nd = cnp.PyArray_NDIM(x), i
     for i in range(nd - 1):
         shape[i] = cnp.PyArray_DIM(x, i)

@@ -126,7 +126,7 @@ def _check_out(function, name, out, shape, dtype, inputs):
         raise TypeError(f"{function}(): {name} must be {dtype} like the result, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError(f"{function}(): {name} is read-only")
-    if any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
         raise ValueError(f"{function}(): {name} overlaps itself (a stride of 0)")
     for other_name, other in inputs:
         for array in _memory(other):
