@@ -25,9 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="{info,bench}")
     info = commands.add_parser("info", help="show version, kernels in use, threads and build of this fastfc")
     info.set_defaults(run=_info)
-    cli.add_arguments(
-        commands.add_parser("bench", help="train, infer, and measure against rivals and the machine")
-    )
+    cli.add_arguments(commands.add_parser("bench", help="train, infer, and measure against rivals and the machine"))
     return parser
 
 

@@ -222,9 +222,7 @@ def cases(
     if kind in SPARSE_KINDS:
         variants = tuple({"density": density} for density in densities)
     elif kind == "epilogue":
-        variants = tuple(
-            {"activation": activation, "residual": residual} for activation, residual in EPILOGUES
-        )
+        variants = tuple({"activation": activation, "residual": residual} for activation, residual in EPILOGUES)
     return [
         Case(kind, n, k, m, dtype, count, cold=cold, **variant)
         for dtype, (n, k), variant, m, count in itertools.product(dtypes, shapes, variants, batches, threads)

@@ -67,9 +67,7 @@ def _compare(what, case, got, reference, scale):
     worst = float(np.max(error, initial=0.0))
     if not worst <= _roundings(case):  # also catches NaN
         unit = float(np.finfo(case.dtype).eps) / 2
-        raise Wrong(
-            f"{what} is off by {worst / unit:.3g} roundings of the sum of moduli, {ROUNDINGS} are allowed"
-        )
+        raise Wrong(f"{what} is off by {worst / unit:.3g} roundings of the sum of moduli, {ROUNDINGS} are allowed")
 
 
 def _product(what, case, got, left, right, add=None, activation=None):
@@ -77,11 +75,7 @@ def _product(what, case, got, left, right, add=None, activation=None):
     rows, columns = left.shape[0], right.shape[1]
     _expect(what, case, got, (rows, columns))
     rng = np.random.default_rng(7)
-    some = (
-        np.arange(rows)
-        if rows <= ROWS
-        else np.unique(np.r_[0, rows - 1, rng.choice(rows, ROWS, replace=False)])
-    )
+    some = np.arange(rows) if rows <= ROWS else np.unique(np.r_[0, rows - 1, rng.choice(rows, ROWS, replace=False)])
     add = np.zeros((1, 1)) if add is None else add
     part = np.broadcast_to(add, (rows, columns))[some]
     z, scale = left[some] @ right + part, np.abs(left[some]) @ np.abs(right) + np.abs(part)
@@ -89,7 +83,9 @@ def _product(what, case, got, left, right, add=None, activation=None):
     if activation is None and len(some) < rows:
         signs = rng.choice([-1.0, 1.0], columns)
         reference = left @ (right @ signs) + np.broadcast_to(add, (rows, columns)) @ signs
+        # Errors of many elements cancel like the signs do, so the allowance grows with the root of their number.
         scale = np.abs(left) @ np.abs(right).sum(1) + np.abs(np.broadcast_to(add, (rows, columns))).sum(1)
+        scale /= math.sqrt(columns)
         _compare(f"{what}, projected", case, got @ signs, reference, scale)
 
 

@@ -37,9 +37,7 @@ def _counts(text: str) -> list[int]:
     try:
         counts = [int(part) for part in _list(text)]
     except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected whole numbers with commas between, got {text!r}"
-        ) from None
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas between, got {text!r}") from None
     if not counts or min(counts) < 1:
         raise argparse.ArgumentTypeError(f"expected numbers of at least 1, got {text!r}")
     return counts
@@ -94,9 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtypes", type=_choices("float32", "float64"), default=["float32"], metavar="D,…",
         help="float32 (default), float64",
     )  # fmt: skip
-    what.add_argument(
-        "--threads", type=_counts, metavar="T,…", help="thread counts (default: 1 and fastfc's own)"
-    )
+    what.add_argument("--threads", type=_counts, metavar="T,…", help="thread counts (default: 1 and fastfc's own)")
     what.add_argument(
         "--rivals", type=_list, metavar="R,…",
         help=f"which rivals (default: all that are installed), of {', '.join(rivals.DEFAULT)}",
@@ -115,15 +111,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     what.add_argument("--plain", action=switch, default=False, help="forward on weights that are not packed")
     what.add_argument("--calls", action=switch, default=False, help="small calls in microseconds")
-    what.add_argument(
-        "--epilogue", action=switch, default=False, help="bias, residual, activation: what they cost"
-    )
-    what.add_argument(
-        "--scaling", action="store_true", help="fastfc on one thread beside the several of a cell"
-    )
-    what.add_argument(
-        "--cold", action="store_true", help="evict the weights from all caches before each call"
-    )
+    what.add_argument("--epilogue", action=switch, default=False, help="bias, residual, activation: what they cost")
+    what.add_argument("--scaling", action="store_true", help="fastfc on one thread beside the several of a cell")
+    what.add_argument("--cold", action="store_true", help="evict the weights from all caches before each call")
     what.add_argument(
         "--densities", type=lambda t: [_positive(part) for part in _list(t)], default=list(cases.DENSITIES),
         metavar="D,…", help="shares of stored entries of CSR weights (default 0.2,0.1,0.05)",
@@ -135,12 +125,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"for all cells together (default {TOTAL_SECONDS}, quick {QUICK_SECONDS}); what a cell leaves goes "
         "to the others",
     )  # fmt: skip
-    budget.add_argument(
-        "--seconds-per-cell", type=_positive, metavar="S", help="for each cell, instead of --seconds"
-    )
-    budget.add_argument(
-        "--rounds", type=_counts, default=[60], metavar="R", help="most rounds of a cell (default 60)"
-    )
+    budget.add_argument("--seconds-per-cell", type=_positive, metavar="S", help="for each cell, instead of --seconds")
+    budget.add_argument("--rounds", type=_counts, default=[60], metavar="R", help="most rounds of a cell (default 60)")
     out = parser.add_argument_group("what comes of it")
     out.add_argument(
         "--json", metavar="FILE", default=os.path.join("results", "bench.json"), help="default: %(default)s"
@@ -149,15 +135,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--picture", metavar="FILE", default=os.path.join("results", "bench.png"),
         help="roofline picture; further kinds go to FILE-kind… (default: %(default)s; '' for none)",
     )  # fmt: skip
-    out.add_argument(
-        "--compare", metavar="OLD.json", help="an earlier result: show what became slower or faster"
-    )
-    out.add_argument(
-        "--threshold", type=_positive, default=10, metavar="PERCENT", help="for --compare (default 10)"
-    )
-    out.add_argument(
-        "--fail-on-regression", action="store_true", help="with --compare: exit status 2 if there is one"
-    )
+    out.add_argument("--compare", metavar="OLD.json", help="an earlier result: show what became slower or faster")
+    out.add_argument("--threshold", type=_positive, default=10, metavar="PERCENT", help="for --compare (default 10)")
+    out.add_argument("--fail-on-regression", action="store_true", help="with --compare: exit status 2 if there is one")
     parser.set_defaults(run=main)
 
 
@@ -300,9 +280,7 @@ def main(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"fastfc bench: {error}", file=sys.stderr)
         return 2
-    variants = [rivals.FastfcOut(), rivals.FastfcBare()] + (
-        [rivals.FastfcSerial()] if options.scaling else []
-    )
+    variants = [rivals.FastfcOut(), rivals.FastfcBare()] + ([rivals.FastfcSerial()] if options.scaling else [])
     entrants = [found[0], *variants, *found[1:]]
 
     machine, config = report.machine(), dict(fastfc.show_config())
@@ -313,7 +291,9 @@ def main(options: argparse.Namespace) -> int:
     )
     _say("rivals: " + (", ".join(f"{r.name} {versions[r.name]}" for r in found[1:]) or "none installed"))
     if missing:
-        _say("left out: " + "; ".join(f"{name} ({reason})" for name, reason in missing.items()))
+        reasons = dict.fromkeys(missing.values())
+        named = {reason: ", ".join(name for name in missing if missing[name] == reason) for reason in reasons}
+        _say("left out: " + "; ".join(f"{names} ({reason})" for reason, names in named.items()))
     if limits.probes() is None:
         _say("no roofline: this build of fastfc has no probes")
     most = max((case.threads for case in todo), default=1)
@@ -354,9 +334,7 @@ def main(options: argparse.Namespace) -> int:
         _say(report.LEGEND)
     wrong = report.wrong_answers(cells)
     for name, cases_ in wrong.items():
-        kind = (
-            "FAILURE" if name == rivals.SUBJECT or name in rivals.VARIANTS else "left out where it was wrong"
-        )
+        kind = "FAILURE" if name == rivals.SUBJECT or name in rivals.VARIANTS else "left out where it was wrong"
         _say(f"\n{kind}: {name}, {len(cases_)} cells, the first: {cases_[0]}")
     if any(name == rivals.SUBJECT or name in rivals.VARIANTS for name in wrong):
         status = 1
@@ -395,9 +373,7 @@ def _measure_all(options, todo, entrants):
         try:
             for place, case in enumerate(todo):
                 left = max(end - time.perf_counter(), 0) / (len(todo) - place)
-                cell = measure_case(
-                    case, entrants, options.seconds_per_cell or left, options.rounds[0], evict
-                )
+                cell = measure_case(case, entrants, options.seconds_per_cell or left, options.rounds[0], evict)
                 cells.append(cell)
                 row = report.row_of(cell)
                 speed = "failed" if row.gflops is None else f"{row.gflops:.1f} GF/s"

@@ -32,9 +32,7 @@ def run(epochs: int = 30, batch: int = 32, seed: int = 0) -> dict:
 
     images, labels = load_digits(return_X_y=True)
     images = np.ascontiguousarray(images / 16, dtype=np.float32)
-    x, x_test, target, target_test = train_test_split(
-        images, labels, test_size=0.25, random_state=0, stratify=labels
-    )
+    x, x_test, target, target_test = train_test_split(images, labels, test_size=0.25, random_state=0, stratify=labels)
 
     rng = np.random.default_rng(seed)
     model = fastfc.Sequential(fastfc.Linear(64, 128, rng=rng), fastfc.ReLU(), fastfc.Linear(128, 10, rng=rng))

@@ -8,6 +8,7 @@ threads that one runtime leaves spinning do not sit on the next one's cores.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -73,6 +74,11 @@ class Task:
     def burst(self, calls: int) -> float:
         """Run the statement `calls` times; return the seconds that took."""
         return self._call(calls)[0]
+
+    def call(self) -> Callable[[], Any]:
+        """The statement as a function of no arguments, for harnesses that time functions."""
+        self.once()
+        return functools.partial(self._run, 1)
 
     def once(self) -> tuple[np.ndarray, ...]:
         """Run the statement once; return its answer as arrays."""
@@ -204,10 +210,7 @@ class Evictor:
         self.buffers = [np.ones(each // 8) for _ in self.cpus]
 
     def __call__(self) -> None:
-        threads = [
-            threading.Thread(target=self._walk, args=pair)
-            for pair in zip(self.cpus, self.buffers, strict=True)
-        ]
+        threads = [threading.Thread(target=self._walk, args=pair) for pair in zip(self.cpus, self.buffers, strict=True)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -232,9 +235,7 @@ def caches() -> dict[str, int]:
                 pathlib.Path(root, entry, name).read_text().strip() for name in ("level", "type", "size")
             )
             suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
-            found[f"L{level}{suffix}"] = (
-                int(size.rstrip("KMG")) * {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[size[-1]]
-            )
+            found[f"L{level}{suffix}"] = int(size.rstrip("KMG")) * {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[size[-1]]
     except (OSError, ValueError, KeyError):
         pass
     return found

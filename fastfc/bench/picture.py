@@ -82,9 +82,7 @@ def _figure(figure_class, panels, heading, subtitle):
                 axes.set_visible(False)
                 continue
             _panel(axes, sorted(members, key=lambda cell: cell["case"]["m"]), handles)
-            axes.set_title(
-                f"{labels[place]} · {count} thread{'s' * (count > 1)}", fontsize=10, fontweight="bold"
-            )
+            axes.set_title(f"{labels[place]} · {count} thread{'s' * (count > 1)}", fontsize=10, fontweight="bold")
             if place % columns == 0:
                 axes.set_ylabel("GFLOP/s")
     figure.suptitle(heading, fontsize=14, fontweight="bold", y=1 - 0.22 / height)
@@ -150,9 +148,7 @@ def _panel(axes, members, handles):
         axes.set_xlim(low, high)
     # What is a hundred times slower than the best may leave the panel; the rest needs the room.
     axes.set_ylim(max(min(speeds), max(speeds) / 200) / 1.5, max(speeds) * 1.6)
-    axes.set_xticks(
-        intensity, [f"{value:.3g}\nM {case.m}" for value, case in zip(intensity, cases, strict=True)]
-    )
+    axes.set_xticks(intensity, [f"{value:.3g}\nM {case.m}" for value, case in zip(intensity, cases, strict=True)])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.tick_params(labelsize=8)

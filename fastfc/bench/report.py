@@ -140,10 +140,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
 
     def line(cells):
-        aligned = (
-            c.ljust(w) if i in left else c.rjust(w)
-            for i, (c, w) in enumerate(zip(cells, widths, strict=True))
-        )
+        aligned = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True)))
         return "  ".join(aligned).rstrip()
 
     return "\n".join([line(header), "  ".join("─" * width for width in widths), *map(line, rows)])
@@ -203,8 +200,7 @@ def _render_group(members):
     means = []
     if blas:
         means.append(
-            ("scipy.sparse" if sparse else "BLAS")
-            + f" {_ratio(geometric_mean(blas))} (least {_ratio(min(blas))})"
+            ("scipy.sparse" if sparse else "BLAS") + f" {_ratio(geometric_mean(blas))} (least {_ratio(min(blas))})"
         )
     if best:
         means.append(f"best rival {_ratio(geometric_mean(best))} (least {_ratio(min(best))})")
@@ -224,10 +220,7 @@ def _render_calls(members):
             seconds = times.get(name, {}).get("min")
             share = f" ({seconds / base:.2f})" if seconds and base and name != "numpy" else ""
             lines[-1].append(_time(seconds) + share)
-    return (
-        table(["weight N×K", "batch", *names], lines)
-        + "\n\nin brackets: time as a share of numpy's x @ W.T + b"
-    )
+    return table(["weight N×K", "batch", *names], lines) + "\n\nin brackets: time as a share of numpy's x @ W.T + b"
 
 
 def _render_epilogues(members):

@@ -73,12 +73,7 @@ class Rival:
             return "unknown"
 
     def supports(self, case: Case) -> bool:
-        return (
-            case.kind in self.kinds
-            and case.dtype in self.dtypes
-            and not case.activation
-            and not case.residual
-        )
+        return case.kind in self.kinds and case.dtype in self.dtypes and not case.activation and not case.residual
 
     def set_threads(self, threads: int) -> None:
         """Set the thread count of what follows, `prepare` included."""
@@ -261,8 +256,7 @@ class Scipy(_OpenBLAS):
             names |= {"gyt": data.gy.T, "gxt": gx.T, "gwt": gw.T, "gy": data.gy, "total": np.add.reduce}
             names |= {"gx": gx, "gw": gw, "gb": gb}
             return Task(
-                "gemm(1.0, wt, gyt, 0.0, gxt, 0, 0, 1); gemm(1.0, xt, gyt, 0.0, gwt, 0, 1, 1); "
-                "total(gy, 0, None, gb)",
+                "gemm(1.0, wt, gyt, 0.0, gxt, 0, 0, 1); gemm(1.0, xt, gyt, 0.0, gwt, 0, 1, 1); total(gy, 0, None, gb)",
                 "gx, gw, gb",
                 names,
             )
@@ -297,9 +291,7 @@ class ScipySparse(Rival):
                 "places": places,
                 "total": np.add.reduce,
             }
-            return Task(
-                "gx = (wt @ gy.T).T; gw = take(gy.T @ x, places); gb = total(gy, 0)", "gx, gw, gb", names
-            )
+            return Task("gx = (wt @ gy.T).T; gw = take(gy.T @ x, places); gb = total(gy, 0)", "gx, gw, gb", names)
         names = {"w": w, "x": data.x, "b": data.b}
         if case.m == 1:  # a vector has a loop of its own there
             return Task("y = (w @ x[0] + b)[None]", "y", names)
@@ -344,9 +336,7 @@ class Torch(Rival):
         }
         names |= {"gx": torch.empty_like(names["x"]), "gw": torch.empty_like(names["w"])}
         names["gb"] = torch.empty(case.n, dtype=gy.dtype)
-        return Task(
-            "mm(gy, w, out=gx); mm(gyt, x, out=gw); total(gy, 0, out=gb)", "gx, gw, gb", names, _from_torch
-        )
+        return Task("mm(gy, w, out=gx); mm(gyt, x, out=gw); total(gy, 0, out=gb)", "gx, gw, gb", names, _from_torch)
 
 
 def _from_torch(tensor) -> np.ndarray:
@@ -469,9 +459,7 @@ class OnnxRuntime(Rival):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = case.threads
         options.inter_op_num_threads = 1
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         binding = session.io_binding()
         x, y = (onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in (data.x, _empty(case)))
         binding.bind_ortvalue_input("x", x)

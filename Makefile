@@ -1,0 +1,94 @@
+# Everything a developer does, each target with all its own set-up: see `make help`.
+#
+# fastfc is installed into .venv as a user would install it, not in place: what is tested and measured is what a wheel
+# contains. It is installed anew only when a source has changed. Python runs with -I, because the folder fastfc/ beside
+# this file has no compiled module and would otherwise be imported instead.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+STAMP := $(VENV)/stamp-
+ARGS ?=
+
+SOURCES := setup.py pyproject.toml $(wildcard MANIFEST.in) $(shell find fastfc src_c -type f \
+	\( -name '*.py' -o -name '*.py[xdi]' -o -name '*.[ch]' -o -name '*.inc' -o -name '*.def' \))
+
+.DEFAULT_GOAL := help
+.PHONY: help test bench bench-quick benchmarks lint clean check-tools
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@echo "fastfc: fully connected layers on CPUs. Each target does its own set-up in $(VENV)."
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+	@echo "ARGS goes to the command, for example: make bench ARGS='--shapes 3072x768 --batches 1,16 --no-digits'"
+
+test: $(STAMP)test  ## run the tests (ARGS: options of pytest, paths as seen from tests/)
+	cd tests && ../$(BIN)/python -I -m pytest $(ARGS)
+
+bench: $(STAMP)bench  ## the main job: train, infer, measure against rivals and the machine (ARGS='--help' lists options)
+	$(BIN)/python -I -m fastfc bench $(ARGS)
+
+bench-quick: $(STAMP)bench  ## the same within a minute
+	$(BIN)/python -I -m fastfc bench --quick $(ARGS)
+
+benchmarks: $(STAMP)test  ## the same cases under pytest-benchmark
+	cd benchmarks && ../$(BIN)/python -I -m pytest --benchmark-only $(ARGS)
+
+lint: $(STAMP)lint  ## ruff, and all C sources with -Wall -Wextra -Werror
+	$(BIN)/ruff check .
+	FASTFC_WERROR=1 $(PIP) wheel --no-deps --wheel-dir $(VENV)/lint .
+
+clean:  ## remove .venv, builds and results
+	rm -rf $(VENV) build dist results *.egg-info fastfc/*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A Debian machine can lack any of these; each message names the package that brings it.
+define CHECKS
+import os, shutil, subprocess, sys, sysconfig
+missing = []
+try:
+    import ensurepip, venv
+except ImportError:
+    missing.append("Python's venv module: apt-get install python3-venv")
+if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):
+    missing.append("Python's headers: apt-get install python3-dev")
+compiler = (os.environ.get("CC") or "gcc").split()
+if not shutil.which(compiler[0]):
+    missing.append(compiler[0] + ": apt-get install gcc libc6-dev")
+else:
+    program = b"#include <stdlib.h>\nint main(void) { return 0; }\n"
+    if subprocess.run([*compiler, "-x", "c", "-fsyntax-only", "-"], input=program, capture_output=True).returncode:
+        missing.append("the C library's headers: apt-get install libc6-dev")
+if sys.version_info < (3, 10):
+    missing.append("Python 3.10 or newer (this is %d.%d): make PYTHON=python3.12 takes another" % sys.version_info[:2])
+if missing:
+    sys.exit("\n  ".join(["to build fastfc this machine lacks (packages as Debian names them)", *missing]))
+endef
+export CHECKS
+
+check-tools:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "to build fastfc this machine lacks Python 3.10 or newer: apt-get install python3 python3-venv python3-dev"; \
+	  exit 1; } >&2
+	@$(PYTHON) -c "$$CHECKS"
+
+$(STAMP)venv:
+	@$(MAKE) --no-print-directory check-tools
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# build/lib would carry modules that are gone by now into the wheel.
+$(STAMP)fastfc: $(SOURCES) | $(STAMP)venv
+	@rm -rf build/lib* build/bdist*
+	$(PIP) install .
+	@touch $@
+
+# fastfc is there already, so this only adds what the extra names.
+$(STAMP)test $(STAMP)bench: $(STAMP)%: $(STAMP)fastfc
+	$(PIP) install 'fastfc[$*]'
+	@touch $@
+
+$(STAMP)lint: pyproject.toml | $(STAMP)venv
+	$(PIP) install ruff
+	@touch $@
