@@ -262,8 +262,8 @@ class SparseLinear(_Affine):
 
     def to_dense(self):
         """Return W as a fresh array (out_features, in_features), with zeros where nothing is stored."""
-        dense = np.zeros((self.out_features, self.in_features), self.weight.data.dtype)
-        rows = np.repeat(np.arange(self.out_features), np.diff(self.indptr))
+        dense = np.zeros(self._structure[2], self.weight.data.dtype)
+        rows = np.repeat(np.arange(len(dense)), np.diff(self.indptr))
         np.add.at(dense, (rows, self.indices), self.weight.data)
         return dense
 
@@ -272,7 +272,8 @@ class SparseLinear(_Affine):
         self.out_features, self.in_features = csr.shape
         self.weight = Parameter(csr.data[:csr.nnz])
         # The structure is never written again, so what was checked once stays sound.
-        self._structure = immutable(csr.indices[:csr.nnz]), immutable(csr.indptr)
+        # in_features and out_features are for the reader: assigning them changes nothing that C sees.
+        self._structure = immutable(csr.indices[:csr.nnz]), immutable(csr.indptr), csr.shape
         self._made = None, None, None
 
     @property
@@ -288,7 +289,7 @@ class SparseLinear(_Affine):
         values, structure, matrix = self._made
         if values is not self.weight.data or structure is not self._structure:
             values, structure = self.weight.data, self._structure
-            matrix = CSR._of(values, *structure, (self.out_features, self.in_features))
+            matrix = CSR._of(values, *structure)
             self._made = values, structure, matrix
         return matrix
 
@@ -297,7 +298,7 @@ class SparseLinear(_Affine):
     def _problems(self, arrays):
         indices, indptr = (arrays.get(name, getattr(self, name)) for name in self.buffers)
         try:
-            used = CSR(np.empty_like(self.weight.data), indices, indptr, (self.out_features, self.in_features)).nnz
+            used = CSR(self.weight.data, indices, indptr, self._structure[2]).nnz
         except ValueError as error:
             yield f"indices, indptr: {error}"
         else:
@@ -305,14 +306,16 @@ class SparseLinear(_Affine):
                 yield f"indptr: expected {indices.size} as its last element, got {used}"
 
     def _replace_buffers(self, arrays):
-        self._structure = tuple(arrays.get(name, getattr(self, name)) for name in self.buffers)
+        indices, indptr, shape = self._structure
+        self._structure = arrays.get("indices", indices), arrays.get("indptr", indptr), shape
 
     def __getstate__(self):
         return {**vars(self), "_made": (None, None, None)}
 
     def __setstate__(self, state):
         vars(self).update(state)
-        self._structure = tuple(immutable(array) for array in self._structure)
+        indices, indptr, shape = self._structure
+        self._structure = immutable(indices), immutable(indptr), shape
 
     def extra_repr(self):
         return (f"in_features={self.in_features}, out_features={self.out_features}, "

@@ -865,6 +865,9 @@ def test_from_scipy_with_room_behind_the_stored_entries():
 
 def test_structure_is_read_only_from_the_start():
     layer = make_sparse()
+    layer.in_features = layer.out_features = 1
+    for duplicate in (layer, copy.deepcopy(layer)):  # C goes by the shape that was checked
+        assert duplicate(np.ones((2, 5), np.float32)).shape == (2, 4)
     with pytest.raises(AttributeError):
         layer.indices = layer.indices + 100
     for array in (layer.indices, layer.indptr):
