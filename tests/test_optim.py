@@ -2,6 +2,8 @@
 
 import math
 import pickle
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -188,6 +190,19 @@ def test_a_loaded_state_goes_on_as_the_saved_one(settings):
         np.testing.assert_array_equal(a, b)
 
 
+def test_saved_and_loaded_states_are_copies():
+    p = fastfc.Parameter(np.ones(3))
+    opt = SGD([p], lr=0.1, momentum=0.9)
+    p.grad = np.ones(3)
+    opt.step()
+    state = opt.state_dict()
+    opt.step()
+    np.testing.assert_array_equal(state["state"][0]["momentum_buffer"], np.ones(3))
+    opt.load_state_dict(state)
+    opt.step()
+    np.testing.assert_array_equal(state["state"][0]["momentum_buffer"], np.ones(3))
+
+
 def test_state_dict_has_torchs_form():
     torch = pytest.importorskip("torch", reason="compares the form of the state with torch.optim.SGD's")
     ours, theirs = [fastfc.Parameter(np.ones(3))], [torch.nn.Parameter(torch.ones(3))]
@@ -224,3 +239,13 @@ def test_bad_state_changes_nothing(change, message):
     with pytest.raises(ValueError, match=message):
         opt.load_state_dict(state)
     assert pickle.dumps(opt.state_dict()) == before
+
+
+def test_the_digits_example_learns():
+    pytest.importorskip("sklearn", reason="has the data")
+    path = Path(__file__).parents[1] / "examples" / "digits.py"
+    example = runpy.run_path(str(path))
+    model, accuracy, seconds, x_test, y_test = example["train_digits"](quiet=True)
+    assert accuracy >= 0.97
+    assert accuracy == np.mean(model(x_test).argmax(axis=1) == y_test)
+    assert seconds > 0 and not model.training
