@@ -9,7 +9,12 @@ from fastfc._version import __version__
 
 _runtime.start()
 
+from fastfc import init, optim  # noqa: E402
+from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
+from fastfc.layers import Linear, ReLU, SparseLinear  # noqa: E402
+from fastfc.losses import CrossEntropyLoss  # noqa: E402
+from fastfc.module import Module, Parameter  # noqa: E402
 from fastfc.runtime import (  # noqa: E402
     available_isas,
     current_isa,
@@ -22,14 +27,23 @@ from fastfc.sparse import CSR  # noqa: E402
 
 __all__ = [
     "CSR",
+    "CrossEntropyLoss",
+    "Linear",
+    "Module",
     "PackedWeight",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "SparseLinear",
     "__version__",
     "available_isas",
     "current_isa",
     "get_num_threads",
+    "init",
     "linear",
     "linear_backward",
     "num_threads",
+    "optim",
     "pack",
     "set_num_threads",
     "show_config",

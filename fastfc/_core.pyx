@@ -446,7 +446,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     cdef fc_epilogue e
     cdef fc_status status
     cdef fc_dtype dt
-    cdef Py_ssize_t n, k
+    cdef Py_ssize_t n = 0, k = -1
     cdef int team, type_num
     if not (type(x) is cnp.ndarray and return_preactivation is False and threads is None and
             (activation is None or (type(activation) is str and activation in _activations))):

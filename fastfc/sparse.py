@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastfc import _core
+from fastfc.arrays import immutable
 
 __all__ = ["CSR"]
 
@@ -52,24 +53,30 @@ class CSR:
     array([[20.,  3.]], dtype=float32)
     """
 
-    __slots__ = ("data", "indices", "indptr", "shape", "nnz")
+    __slots__ = ("_data", "_indices", "_indptr", "_shape")
+
+    # Kernels go by what was checked: none of it can be replaced, and the structure's memory cannot be written.
+    data = property(lambda self: self._data)
+    indices = property(lambda self: self._indices)
+    indptr = property(lambda self: self._indptr)
+    shape = property(lambda self: self._shape)
 
     def __init__(self, data, indices, indptr, shape):
-        checked = _check("CSR", "", data, indices, indptr, shape)
-        self.data, indices, indptr, self.shape = checked
-        self.indices, self.indptr = np.array(indices), np.array(indptr)
-        self.indices.flags.writeable = self.indptr.flags.writeable = False
+        self._data, indices, indptr, self._shape = _check("CSR", "", data, indices, indptr, shape)
+        self._indices, self._indptr = immutable(indices), immutable(indptr)
         # The copies are what counts: the originals could have changed since.
-        _check_structure("CSR", "", self.indices, self.indptr, self.shape)
-        self.nnz = int(self.indptr[-1])
+        _check_structure("CSR", "", self._indices, self._indptr, self._shape)
 
     @classmethod
     def _of(cls, data, indices, indptr, shape):
         """Arrays that `_check` has seen, for the length of one call."""
         self = object.__new__(cls)
-        self.data, self.indices, self.indptr, self.shape = data, indices, indptr, shape
-        self.nnz = int(indptr[-1])
+        self._data, self._indices, self._indptr, self._shape = data, indices, indptr, shape
         return self
+
+    @property
+    def nnz(self):
+        return int(self._indptr[-1])
 
     @property
     def dtype(self):

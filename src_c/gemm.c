@@ -25,7 +25,8 @@ typedef struct plan {
     ptrdiff_t panels, splits;     /* units = panels x splits of the rows */
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     ptrdiff_t rows;               /* rows at a time while there are several chunks */
-    int direct;                   /* b is read where it stands */
+    int direct;                   /* b is read where it stands, its rows of outputs contiguous */
+    int few;                      /* b is read where it stands, its columns of k contiguous */
     size_t panel_bytes, total_bytes;
     char *workspace;
     atomic_ptrdiff_t next;
@@ -39,6 +40,14 @@ static void run_unit(const plan *p, char *workspace, ptrdiff_t unit) {
     const ptrdiff_t begin = g->m * split / p->splits, end = g->m * (split + 1) / p->splits;
     const ptrdiff_t col = at * panel, n = g->n - col < panel ? g->n - col : panel;
     const ptrdiff_t step = fc_panel_step(kernels, g->dtype, g->n, at);
+    if (p->few) {
+        fc_few_job job = {
+            .a = g->a, .a_row = g->a_row, .w = (const char *)g->b + col * g->b_j, .w_row = g->b_j, .m = g->m, .n = n,
+            .k = g->k, .epilogue = g->epilogue, .col = col,
+        };
+        kernels->few[g->dtype](&job);
+        return;
+    }
     const int direct = p->direct && n % kernels->lanes[g->dtype] == 0;
 
     for (ptrdiff_t row = begin; row < end; row += p->rows)
@@ -94,11 +103,12 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0 &&
                g->m <= 3 * tile;
+    p.few = !g->panels && g->b_k == size && g->m <= FC_FEW;
     /* With one tile of rows nothing is read twice. */
     if ((g->panels || p.direct) && g->m <= tile) p.chunk = g->k;
     if (p.chunk >= g->k) p.chunk = g->k ? g->k : 1;
     p.rows = g->m;
-    if (p.chunk < g->k) {
+    if (p.chunk < g->k && !p.few) {
         const ptrdiff_t most = g->panels ? 32 * tile : 160 * tile;
         if (p.rows > most) p.rows = most;
         p.total_bytes = (size_t)(p.rows * panel * size);
@@ -110,7 +120,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
         p.splits = (8 * team + p.panels - 1) / p.panels;
         if (p.splits > g->m / tile) p.splits = g->m / tile;
     }
-    if (!g->panels) p.panel_bytes = (size_t)(p.chunk * panel * size + 63) / 64 * 64;
+    if (!g->panels && !p.few) p.panel_bytes = (size_t)(p.chunk * panel * size + 63) / 64 * 64;
 
     char small[16384] __attribute__((aligned(64)));
     const size_t bytes = (size_t)team * (p.panel_bytes + p.total_bytes);

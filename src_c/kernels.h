@@ -34,6 +34,18 @@ typedef struct fc_gemm_job {
     ptrdiff_t row, col;       /* where this tile stands in y */
 } fc_gemm_job;
 
+/* few: m <= FC_FEW rows of a times n rows of w, both with contiguous k; w may stand anywhere. */
+enum { FC_FEW = 6 };
+typedef struct fc_few_job {
+    const void *a;
+    ptrdiff_t a_row;          /* bytes */
+    const void *w;
+    ptrdiff_t w_row;          /* bytes */
+    ptrdiff_t m, n, k;
+    const fc_epilogue *epilogue;
+    ptrdiff_t col;            /* where these outputs stand in y */
+} fc_few_job;
+
 /* pack: dst[k * step + j] = src(j, k) for j < n, +0 from n up to the next full vector. */
 typedef struct fc_pack_job {
     const void *src;

@@ -127,6 +127,7 @@ typedef struct spmm {
     const char *dense;           /* element (i, j) at dense + i * dense_i + j * dense_j */
     ptrdiff_t dense_i, dense_j;  /* bytes */
     ptrdiff_t inner, width;      /* its shape */
+    ptrdiff_t panel;             /* columns at a time */
     int transpose;               /* the sum of row r and column j belongs at y[j, r], not y[r, j] */
     const fc_epilogue *epilogue;
     char *workspace;
@@ -136,11 +137,11 @@ typedef struct spmm {
 static void rows_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff_t begin, ptrdiff_t end) {
     const fc_kernels *kernels = p->kernels;
     const fc_dtype dtype = p->dtype;
-    const ptrdiff_t size = fc_size(dtype), panel = kernels->panel[dtype], lanes = kernels->lanes[dtype];
+    const ptrdiff_t size = fc_size(dtype), panel = p->panel, lanes = kernels->lanes[dtype];
     const ptrdiff_t col = at * panel, n = p->width - col < panel ? p->width - col : panel;
     fc_spmm_job job = {
         .values = p->values, .indices = p->sparse->indices, .index_bytes = p->sparse->index_bytes, .order = p->sparse->order,
-        .n = n, .dense_step = fc_panel_step(kernels, dtype, p->width, at), .sum = workspace + p->panel_bytes,
+        .n = n, .dense_step = (n + lanes - 1) / lanes * lanes, .sum = workspace + p->panel_bytes,
         .sum_row = panel,
     };
     const char *dense = p->dense + col * p->dense_j;
@@ -186,7 +187,7 @@ static void rows_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff_
 static void spmm_share(void *context, int thread, int team) {
     const spmm *p = context;
     char *workspace = p->workspace + (size_t)thread * (p->panel_bytes + 2 * p->tile_bytes);
-    const ptrdiff_t panels = fc_panels(p->kernels, p->dtype, p->width);
+    const ptrdiff_t panels = (p->width + p->panel - 1) / p->panel;
     const double begin = (double)panels * thread / team, end = (double)panels * (thread + 1) / team;
     for (ptrdiff_t at = (ptrdiff_t)begin; at < panels && (double)at < end; at++) {
         const double from = begin > (double)at ? begin - (double)at : 0, to = end < (double)at + 1 ? end - (double)at : 1;
@@ -197,12 +198,15 @@ static void spmm_share(void *context, int thread, int team) {
 
 static fc_status spmm_run(spmm *p, int threads) {
     if (!p->sparse->rows || !p->width) return FC_OK;
-    const ptrdiff_t size = fc_size(p->dtype), panel = p->kernels->panel[p->dtype];
-    const ptrdiff_t lanes = p->kernels->lanes[p->dtype];
-    const ptrdiff_t step = p->width < panel ? (p->width + lanes - 1) / lanes * lanes : panel;
+    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype];
+    /* A panel of one vector if only that stays in L1: each stored entry then reads from there. Packed, it is as it is. */
+    p->panel = p->kernels->panel[p->dtype];
+    if (!p->panels && (size_t)(p->inner * p->panel * size) > fc_l1_bytes() && (size_t)(p->inner * lanes * size) <= fc_l1_bytes())
+        p->panel = lanes;
+    const ptrdiff_t step = p->width < p->panel ? (p->width + lanes - 1) / lanes * lanes : p->panel;
     const int team = fc_team_for((double)(p->sparse->begin[p->sparse->rows] + p->sparse->rows) * (double)p->width, threads);
     if (!p->panels) p->panel_bytes = (size_t)(p->inner * step * size + 63) / 64 * 64;
-    p->tile_bytes = (size_t)(TILE_ROWS * (panel > TILE_ROWS ? panel : TILE_ROWS) * size);
+    p->tile_bytes = (size_t)(TILE_ROWS * FC_PANEL_MAX * size);
     p->workspace = fc_alloc((size_t)team * (p->panel_bytes + 2 * p->tile_bytes));
     if (!p->workspace) return FC_NO_MEMORY;
     fc_parallel(team, spmm_share, p);

@@ -61,18 +61,18 @@ FC_INLINE __m256d rows_f64(const char *p, ptrdiff_t row) {
 }
 
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
-FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, float *dst, ptrdiff_t step) {
+FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
     __m256 r0 = rows_f32(src, row), r1 = rows_f32(src + row, row);
     __m256 r2 = rows_f32(src + 2 * row, row), r3 = rows_f32(src + 3 * row, row);
-    __m256d t0 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1)), t1 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
-    __m256d t2 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1)), t3 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
-    _mm256_storeu_ps(dst, _mm256_castpd_ps(_mm256_unpacklo_pd(t0, t1)));
-    _mm256_storeu_ps(dst + step, _mm256_castpd_ps(_mm256_unpackhi_pd(t0, t1)));
-    _mm256_storeu_ps(dst + 2 * step, _mm256_castpd_ps(_mm256_unpacklo_pd(t2, t3)));
-    _mm256_storeu_ps(dst + 3 * step, _mm256_castpd_ps(_mm256_unpackhi_pd(t2, t3)));
+    __m256d s0 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1)), s1 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+    __m256d s2 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1)), s3 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+    t[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(s0, s1));
+    t[1] = _mm256_castpd_ps(_mm256_unpackhi_pd(s0, s1));
+    t[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(s2, s3));
+    t[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(s2, s3));
 }
-FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, double *dst, ptrdiff_t step) {
+FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
     __m256d r0 = rows_f64(src, row), r1 = rows_f64(src + row, row);
-    _mm256_storeu_pd(dst, _mm256_unpacklo_pd(r0, r1));
-    _mm256_storeu_pd(dst + step, _mm256_unpackhi_pd(r0, r1));
+    t[0] = _mm256_unpacklo_pd(r0, r1);
+    t[1] = _mm256_unpackhi_pd(r0, r1);
 }

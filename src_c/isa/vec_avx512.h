@@ -36,34 +36,48 @@ FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_NLE_UQ), v);
 }
 
-/* Lane q of 128 bits takes its rows from 4q to 4q+3: broadcasts under a mask are loads, not shuffles, so a block of
- * 16 by 4 costs 8 shuffles. */
-FC_INLINE __m512 rows_f32(const char *p, ptrdiff_t row) {
-    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps((const float *)p));
-    v = _mm512_mask_broadcast_f32x4(v, 0x00f0, _mm_loadu_ps((const float *)(p + 4 * row)));
-    v = _mm512_mask_broadcast_f32x4(v, 0x0f00, _mm_loadu_ps((const float *)(p + 8 * row)));
-    return _mm512_mask_broadcast_f32x4(v, 0xf000, _mm_loadu_ps((const float *)(p + 12 * row)));
+/* Blocks of 16 by 16 and 8 by 8: every row gives one whole line, so rows whose addresses fall into one L1 set (a
+ * stride of 4096 bytes) are read once all the same. First 4 by 4 (2 by 2) inside the lanes of 128 bits, then the lanes. */
+enum { TRANSPOSE_f32 = 16, TRANSPOSE_f64 = 8 };
+FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
+    __m512 u[4][4]; /* u[g][c], lane q: rows 4g to 4g+3 of column 4q+c */
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) {
+        const char *p = src + 4 * g * row;
+        const __m512 r0 = _mm512_loadu_ps(p), r1 = _mm512_loadu_ps(p + row);
+        const __m512 r2 = _mm512_loadu_ps(p + 2 * row), r3 = _mm512_loadu_ps(p + 3 * row);
+        const __m512d s0 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), s1 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+        const __m512d s2 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1)), s3 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+        u[g][0] = _mm512_castpd_ps(_mm512_unpacklo_pd(s0, s1));
+        u[g][1] = _mm512_castpd_ps(_mm512_unpackhi_pd(s0, s1));
+        u[g][2] = _mm512_castpd_ps(_mm512_unpacklo_pd(s2, s3));
+        u[g][3] = _mm512_castpd_ps(_mm512_unpackhi_pd(s2, s3));
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        const __m512 a = _mm512_shuffle_f32x4(u[0][c], u[1][c], 0x44), b = _mm512_shuffle_f32x4(u[2][c], u[3][c], 0x44);
+        const __m512 d = _mm512_shuffle_f32x4(u[0][c], u[1][c], 0xee), e = _mm512_shuffle_f32x4(u[2][c], u[3][c], 0xee);
+        t[c] = _mm512_shuffle_f32x4(a, b, 0x88);
+        t[4 + c] = _mm512_shuffle_f32x4(a, b, 0xdd);
+        t[8 + c] = _mm512_shuffle_f32x4(d, e, 0x88);
+        t[12 + c] = _mm512_shuffle_f32x4(d, e, 0xdd);
+    }
 }
-FC_INLINE __m512d rows_f64(const char *p, ptrdiff_t row) {
-    __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd((const double *)p));
-    v = _mm512_mask_broadcast_f64x2(v, 0x0c, _mm_loadu_pd((const double *)(p + 2 * row)));
-    v = _mm512_mask_broadcast_f64x2(v, 0x30, _mm_loadu_pd((const double *)(p + 4 * row)));
-    return _mm512_mask_broadcast_f64x2(v, 0xc0, _mm_loadu_pd((const double *)(p + 6 * row)));
-}
-
-enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
-FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, float *dst, ptrdiff_t step) {
-    __m512 r0 = rows_f32(src, row), r1 = rows_f32(src + row, row);
-    __m512 r2 = rows_f32(src + 2 * row, row), r3 = rows_f32(src + 3 * row, row);
-    __m512d t0 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), t1 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
-    __m512d t2 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1)), t3 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
-    _mm512_storeu_pd(dst, _mm512_unpacklo_pd(t0, t1));
-    _mm512_storeu_pd(dst + step, _mm512_unpackhi_pd(t0, t1));
-    _mm512_storeu_pd(dst + 2 * step, _mm512_unpacklo_pd(t2, t3));
-    _mm512_storeu_pd(dst + 3 * step, _mm512_unpackhi_pd(t2, t3));
-}
-FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, double *dst, ptrdiff_t step) {
-    __m512d r0 = rows_f64(src, row), r1 = rows_f64(src + row, row);
-    _mm512_storeu_pd(dst, _mm512_unpacklo_pd(r0, r1));
-    _mm512_storeu_pd(dst + step, _mm512_unpackhi_pd(r0, r1));
+FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
+    __m512d u[4][2]; /* u[g][c], lane q: rows 2g and 2g+1 of column 2q+c */
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) {
+        const __m512d r0 = _mm512_loadu_pd(src + 2 * g * row), r1 = _mm512_loadu_pd(src + (2 * g + 1) * row);
+        u[g][0] = _mm512_unpacklo_pd(r0, r1);
+        u[g][1] = _mm512_unpackhi_pd(r0, r1);
+    }
+#pragma GCC unroll 2
+    for (int c = 0; c < 2; c++) {
+        const __m512d a = _mm512_shuffle_f64x2(u[0][c], u[1][c], 0x44), b = _mm512_shuffle_f64x2(u[2][c], u[3][c], 0x44);
+        const __m512d d = _mm512_shuffle_f64x2(u[0][c], u[1][c], 0xee), e = _mm512_shuffle_f64x2(u[2][c], u[3][c], 0xee);
+        t[c] = _mm512_shuffle_f64x2(a, b, 0x88);
+        t[2 + c] = _mm512_shuffle_f64x2(a, b, 0xdd);
+        t[4 + c] = _mm512_shuffle_f64x2(d, e, 0x88);
+        t[6 + c] = _mm512_shuffle_f64x2(d, e, 0xdd);
+    }
 }

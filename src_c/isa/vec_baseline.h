@@ -39,18 +39,12 @@ FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) { return (vec_f32)(~(b
 FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) { return (vec_f64)(~(bits_f64)(test <= 0.0) & (bits_f64)v); }
 
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
-FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, float *dst, ptrdiff_t step) {
-    vec_f32 r0 = v_load_f32(src), r1 = v_load_f32(src + row);
-    vec_f32 r2 = v_load_f32(src + 2 * row), r3 = v_load_f32(src + 3 * row);
-    vec_f32 t0 = {r0[0], r1[0], r2[0], r3[0]}, t1 = {r0[1], r1[1], r2[1], r3[1]};
-    vec_f32 t2 = {r0[2], r1[2], r2[2], r3[2]}, t3 = {r0[3], r1[3], r2[3], r3[3]};
-    v_store_f32(dst, t0);
-    v_store_f32(dst + step, t1);
-    v_store_f32(dst + 2 * step, t2);
-    v_store_f32(dst + 3 * step, t3);
+FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
+    const vec_f32 r0 = v_load_f32(src), r1 = v_load_f32(src + row);
+    const vec_f32 r2 = v_load_f32(src + 2 * row), r3 = v_load_f32(src + 3 * row);
+    for (int i = 0; i < 4; i++) t[i] = (vec_f32){r0[i], r1[i], r2[i], r3[i]};
 }
-FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, double *dst, ptrdiff_t step) {
-    vec_f64 r0 = v_load_f64(src), r1 = v_load_f64(src + row);
-    v_store_f64(dst, (vec_f64){r0[0], r1[0]});
-    v_store_f64(dst + step, (vec_f64){r0[1], r1[1]});
+FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
+    const vec_f64 r0 = v_load_f64(src), r1 = v_load_f64(src + row);
+    for (int i = 0; i < 2; i++) t[i] = (vec_f64){r0[i], r1[i]};
 }

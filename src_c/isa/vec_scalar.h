@@ -29,11 +29,11 @@ FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) { return !(test <= 0.0
 FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) { return !(test <= 0.0) ? v : 0.0; }
 
 enum { TRANSPOSE_f32 = 1, TRANSPOSE_f64 = 1 };
-FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, float *dst, ptrdiff_t step) {
-    (void)row, (void)step;
-    v_store_f32(dst, v_load_f32(src));
+FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
+    (void)row;
+    t[0] = v_load_f32(src);
 }
-FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, double *dst, ptrdiff_t step) {
-    (void)row, (void)step;
-    v_store_f64(dst, v_load_f64(src));
+FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
+    (void)row;
+    t[0] = v_load_f64(src);
 }

@@ -7,8 +7,8 @@
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
  *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
  *   v_positive(t, v)          v where t > 0 or t is NaN, else +0
- *   v_transpose(src, row, dst, step)   dst[i*step + j] = row j of src, element i: VL rows (row: bytes between them),
- *                             TRANSPOSE elements of each
+ *   v_transpose(src, row, t)  lane j of t[i] = element i of row j of src: VL rows, `row` bytes apart, TRANSPOSE elements
+ *                             of each
  *   ROWS_1 .. ROWS_4          the most rows of a register tile that is 1 to 4 vectors wide
  */
 #define FC_PASTE2(a, b) a##b
