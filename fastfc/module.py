@@ -9,17 +9,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from fastfc.arrays import immutable
+
 __all__ = ["Module", "Parameter"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 LoadResult = namedtuple("LoadResult", "missing_keys unexpected_keys")
-
-
-def immutable(array):
-    """Copy `array` into one whose memory can never be written, not even by setting its ``writeable`` flag."""
-    # A bytes object is the only buffer for which numpy refuses the flag for good.
-    return np.ndarray(array.shape, array.dtype, buffer=array.tobytes())
 
 
 class Parameter:
