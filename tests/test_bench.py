@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -237,9 +238,9 @@ def test_interleave_takes_turns_and_ends_in_time():
     def entrant(name):
         return lambda: order.append(name) or 1.0
 
-    timings = measure.interleave({name: entrant(name) for name in "ab"}, seconds=0, rounds=(3, 9))
-    assert order == ["a", "b", "b", "a", "a", "b"]
-    assert [len(timing.samples) for timing in timings.values()] == [3, 3]
+    timings = measure.interleave({name: entrant(name) for name in "ab"}, seconds=0, rounds=(4, 9))
+    assert order == ["a", "b", "b", "a"]
+    assert [len(timing.samples) for timing in timings.values()] == [2, 2]
 
 
 def test_interleave_lets_the_hopeless_rest_and_limits_never():
@@ -252,6 +253,44 @@ def test_evictor_runs_and_leaves_the_affinity_alone():
     before = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     measure.Evictor(1 << 20)()
     assert before is None or os.sched_getaffinity(0) == before
+
+
+def test_apart_gives_the_affinity_back_to_all_threads():
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("no affinity here")
+    before = os.sched_getaffinity(0)
+    done = threading.Event()
+    late = []
+    thread = threading.Thread(target=done.wait)
+    with measure.Apart() as apart:
+        thread.start()
+        apart.settle()
+        late.append(os.sched_getaffinity(thread.native_id))
+        if len(before) > 1 and apart.wanted:
+            assert len(os.sched_getaffinity(0)) == 1
+            assert late[0] == before - os.sched_getaffinity(0)
+    assert os.sched_getaffinity(0) == os.sched_getaffinity(thread.native_id) == before
+    done.set()
+    thread.join()
+
+
+def test_neighbours_are_a_number_of_cpus():
+    neighbours = measure.Neighbours()
+    sum(range(100_000))
+    found = neighbours()
+    assert found is None or 0 <= found <= 2 * os.cpu_count() + 100  # clock ticks are coarse on so short a time
+
+
+def test_a_disturbed_cell_is_marked_and_not_averaged():
+    quiet = make_cell(Case("forward", 4, 4, 4, threads=2), {"fastfc": 1e-6, "numpy": 2e-6})
+    loud = {**make_cell(Case("forward", 4, 4, 8, threads=2), {"fastfc": 9e-6, "numpy": 1e-6}), "neighbours": 0.9}
+    assert report.disturbance([quiet]) == ""
+    assert "1 of 2 cells" in report.disturbance([quiet, loud])
+    text = report.render([quiet, loud])
+    assert "disturbed" in text
+    assert "BLAS 2.00× (least 2.00×)" in text
+    serial = {**make_cell(Case("forward", 4, 4, 8), {"fastfc": 1e-6}), "neighbours": 0.9}
+    assert "disturbed" not in report.render([serial])
 
 
 def test_limits_are_sane():

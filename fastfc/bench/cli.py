@@ -206,6 +206,7 @@ def measure_case(
         except Exception as error:  # a rival's trouble must not end the run
             wrong[rival.name] = f"{type(error).__name__}: {error}".splitlines()[0]
     turns |= limits.entrants(case)
+    neighbours = measure.Neighbours()
     timings = measure.interleave(
         turns,
         seconds=max(seconds - (time.perf_counter() - start), 0),
@@ -213,7 +214,7 @@ def measure_case(
         parallel=case.threads > 1,
         subject=rivals.SUBJECT,
     )
-    return report.make_cell(case, timings, wrong, statements)
+    return report.make_cell(case, timings, wrong, statements, neighbours())
 
 
 class _Lines:
@@ -332,6 +333,8 @@ def main(options: argparse.Namespace) -> int:
         _say(report.render(cells))
         _say()
         _say(report.LEGEND)
+        if report.disturbance(cells):
+            _say(report.disturbance(cells))
     wrong = report.wrong_answers(cells)
     for name, cases_ in wrong.items():
         kind = "FAILURE" if name == rivals.SUBJECT or name in rivals.VARIANTS else "left out where it was wrong"

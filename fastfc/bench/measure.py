@@ -8,6 +8,7 @@ threads that one runtime leaves spinning do not sit on the next one's cores.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -150,6 +151,44 @@ def rest(most: float = REST) -> None:
             return
 
 
+class Apart:
+    """Context in which the main thread has a CPU of its own and all other threads of the process share the rest.
+
+    Some kernels wake a worker on the very CPU where the main thread waits for it, spinning, and leave the two there
+    for a scheduler's tick or many: a parallel call of 70 µs then takes 8 ms, today for one runtime and tomorrow for
+    another. This is ``OMP_PROC_BIND`` for everybody's teams alike. It does nothing where it cannot.
+    """
+
+    def __init__(self, wanted: bool = True):
+        self.cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        self.wanted = wanted and len(self.cpus) > 1 and os.path.isdir("/proc/self/task")
+
+    def __enter__(self):
+        self.moved: set[int] = set()
+        if self.wanted:
+            self.main = threading.get_native_id()
+            self.own = max(self.cpus)  # 0, the least, is where interrupts like to go
+            os.sched_setaffinity(0, {self.own})
+            self.settle()
+        return self
+
+    def settle(self) -> None:
+        """Move threads that are new since the last call: they were born with the main thread's one CPU."""
+        if self.wanted:
+            for thread in {int(name) for name in os.listdir("/proc/self/task")} - self.moved - {self.main}:
+                self._place(thread, self.cpus - {self.own})
+
+    def _place(self, thread: int, cpus: set[int]) -> None:
+        with contextlib.suppress(OSError):  # it may have ended
+            os.sched_setaffinity(thread, cpus)
+            self.moved.add(thread)
+
+    def __exit__(self, *exception):
+        if self.wanted:
+            for thread in (self.main, *self.moved):
+                self._place(thread, self.cpus)
+
+
 def interleave(
     entrants: Mapping[str, Callable[[], float]],
     *,
@@ -166,7 +205,8 @@ def interleave(
     entrants
         Callables that run one short burst and return a time; smaller is better.
     seconds
-        Budget. At least ``rounds[0]`` rounds are run whatever they take, at most ``rounds[1]``.
+        Budget. At least ``rounds[0]`` rounds are run even so (two, where they take four times the budget), and at
+        most ``rounds[1]``.
     parallel
         Whether entrants have teams of threads: then everybody waits until the last one's sleep.
     subject, settled
@@ -179,10 +219,17 @@ def interleave(
         A `Timing` for each entrant.
     """
     samples: dict[str, list[float]] = {name: [] for name in entrants}
+    with Apart(parallel) as apart:
+        _rounds(entrants, samples, seconds, rounds, parallel, subject, settled, apart)
+    return {name: Timing(times, getattr(entrants[name], "calls", 1)) for name, times in samples.items()}
+
+
+def _rounds(entrants, samples, seconds, rounds, parallel, subject, settled, apart):
     rest()
     deadline = time.perf_counter() + seconds
     for turn in range(rounds[1]):
-        if turn >= rounds[0] and time.perf_counter() > deadline:
+        late = time.perf_counter() - deadline
+        if late > 0 and (turn >= rounds[0] or (turn >= 2 and late > 3 * seconds)):
             break
         running = list(entrants)
         if turn >= rounds[0] and turn % 4 and subject in samples:
@@ -190,9 +237,12 @@ def interleave(
             running = [name for name in running if name.startswith("limit ") or min(samples[name]) <= bar]
         # There and back again, so that nobody always follows the same neighbour.
         for name in running if turn % 2 == 0 else reversed(running):
-            rest() if parallel else time.sleep(PAUSE)
+            if parallel:
+                apart.settle()
+                rest()
+            else:
+                time.sleep(PAUSE)
             samples[name].append(entrants[name]())
-    return {name: Timing(times, getattr(entrants[name], "calls", 1)) for name, times in samples.items()}
 
 
 class Evictor:
@@ -221,6 +271,33 @@ class Evictor:
         if cpu is not None:
             os.sched_setaffinity(0, {cpu})  # of this thread only
         buffer.max()
+
+
+class Neighbours:
+    """CPUs that other processes of the machine keep busy: ``neighbours()`` gives the mean since the last call.
+
+    ``None`` where the system does not tell.
+    """
+
+    def __init__(self):
+        self.last = self._now()
+
+    def __call__(self) -> float | None:
+        before, self.last = self.last, self._now()
+        if not before or not self.last:
+            return None
+        busy, own, wall = (new - old for new, old in zip(self.last, before, strict=True))
+        return max(busy - own, 0.0) / wall if wall > 0 else None
+
+    @staticmethod
+    def _now() -> tuple[float, float, float] | None:
+        try:
+            fields = [int(field) for field in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        except (OSError, ValueError):
+            return None
+        # user, nice, system, idle, iowait, irq, softirq, steal: a CPU that the host took away is busy as well.
+        busy = (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+        return busy, time.process_time(), time.perf_counter()
 
 
 def caches() -> dict[str, int]:

@@ -5,6 +5,7 @@ A *cell* is what one `Case` gave, as a dict that goes to JSON as it is::
 
     {"case": {...}, "flops": ..., "traffic_bytes": ..., "peak": GFLOP/s or None, "read": GB/s or None,
      "times": {"fastfc": {"min": s, "median": s, "rounds": r, "calls": c}, "numpy": ...},
+     "neighbours": CPUs that other processes kept busy meanwhile, or None,
      "wrong": {"rival": "what is wrong"}, "statements": {"fastfc": "y = linear(x, w, b, out=out)", ...}}
 """
 
@@ -26,7 +27,9 @@ from .rivals import BLAS, SUBJECT, VARIANTS
 FORMAT = 1
 
 
-def make_cell(case: Case, timings: dict, wrong: dict[str, str], statements: dict[str, str]) -> dict:
+def make_cell(
+    case: Case, timings: dict, wrong: dict[str, str], statements: dict[str, str], neighbours: float | None = None
+) -> dict:
     """A cell from the timings of its entrants, limits included."""
     times = {name: timing.to_json() for name, timing in timings.items()}
     peak, read = times.pop(limits.PEAK, None), times.pop(limits.READ, None)
@@ -37,6 +40,7 @@ def make_cell(case: Case, timings: dict, wrong: dict[str, str], statements: dict
         "peak": peak and 1 / peak["min"],
         "read": read and 1 / read["min"],
         "times": times,
+        "neighbours": neighbours,
         "wrong": wrong,
         "statements": statements,
     }
@@ -170,11 +174,14 @@ LEGEND = (
 
 def _render_group(members):
     rows = [row_of(cell) for cell in members]
-    scaling, sparse = any(row.speedup for row in rows), rows[0].case.sparse
+    scaling, sparse = any(row.speedup for row in rows), case_of(members[0]).sparse
     name = "weight N×K"
     header = [name, "batch", "time", "GF/s", "× BLAS", "× best rival", "", "roof GF/s", "bound", "of roof"]
     if scaling:
         header.append("× 1 thread")
+    noisy = any(map(disturbed, members))
+    if noisy:
+        header.append("")
     lines, last = [], None
     for row, cell in zip(rows, members, strict=True):
         line = [
@@ -191,9 +198,12 @@ def _render_group(members):
         ]
         if scaling:
             line.append(_ratio(row.speedup))
+        if noisy:
+            line.append("disturbed" if disturbed(cell) else "")
         lines.append(line)
         last = row.case.label
-    text = table(header, lines, left=(0, 6, 8))
+    text = table(header, lines, left=(0, 6, 8, *([len(header) - 1] if noisy else [])))
+    rows = [row for row, cell in zip(rows, members, strict=True) if not disturbed(cell)]
     blas = [row.blas_ratio for row in rows if row.blas_ratio]
     best = [row.best_ratio for row in rows if row.best_ratio]
     roof = [row.roof_fraction for row in rows if row.weighty and row.roof_fraction]
@@ -231,6 +241,27 @@ def _render_epilogues(members):
         cost = f"{100 * (full / bare - 1):+.1f}%" if full and bare else "–"
         lines.append([case.label, str(case.m), _time(bare), _time(full), cost])
     return table(["weight N×K", "batch", "bare product", "with epilogue", "cost"], lines)
+
+
+#: CPUs kept busy by other processes from which on a cell is called disturbed.
+DISTURBED = 0.15
+
+
+def disturbed(cell: dict) -> bool:
+    """Whether neighbours were in the way: one busy CPU stalls teams of threads, a single thread finds another."""
+    return cell["case"]["threads"] > 1 and (cell["neighbours"] or 0) > DISTURBED
+
+
+def disturbance(cells: Sequence[dict]) -> str:
+    """A word on the neighbours, or nothing if they were quiet."""
+    busy = [cell["neighbours"] for cell in cells if disturbed(cell)]
+    if not busy:
+        return ""
+    return (
+        f"note: other processes kept {sum(busy) / len(busy):.1f} CPUs busy in {len(busy)} of {len(cells)} cells, marked "
+        "'disturbed':\ncells of several threads say nothing then, and are left out of the means. Run again when the "
+        "machine is idle."
+    )
 
 
 def wrong_answers(cells: Iterable[dict]) -> dict[str, list[str]]:
