@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from .cases import KINDS
-from .report import case_of, groups
+from .report import case_of, disturbed, groups
 from .rivals import SUBJECT
 
 #: Colour and marker; relatives share a colour and differ in marker and line.
@@ -44,6 +44,8 @@ def draw(cells: Sequence[dict], path: str, subtitle: str = "") -> list[str]:
     for (kind, dtype, threads, cold), members in groups(cells).items():
         if kind not in ("call", "epilogue"):
             for cell in members:
+                if disturbed(cell):
+                    continue
                 panels = pictures.setdefault((kind, dtype, cold), {})
                 panels.setdefault((threads, case_of(cell).label), []).append(cell)
     folder, (stem, extension) = os.path.dirname(path), os.path.splitext(os.path.basename(path))
@@ -146,9 +148,17 @@ def _panel(axes, members, handles):
         )  # fmt: skip
         speeds += [peak]
         axes.set_xlim(low, high)
-    # What is a hundred times slower than the best may leave the panel; the rest needs the room.
-    axes.set_ylim(max(min(speeds), max(speeds) / 200) / 1.5, max(speeds) * 1.6)
-    axes.set_xticks(intensity, [f"{value:.3g}\nM {case.m}" for value, case in zip(intensity, cases, strict=True)])
+    # A rival far below fastfc may leave the panel; the rest needs the room.
+    own = [case.flops / cell["times"][SUBJECT]["min"] / 1e9 for case, cell in zip(cases, members, strict=True)
+           if SUBJECT in cell["times"]]  # fmt: skip
+    axes.set_ylim(max(min(speeds), min(own, default=0) / 12) / 1.5, max(speeds) * 1.6)
+    labels, last = [], 0.0
+    for case in cases:
+        # A label needs an eighth of the panel.
+        room = case.intensity > last * (max(intensity) / min(intensity)) ** (1 / 8)
+        labels.append(f"{case.intensity:.3g}\nM {case.m}" if room else "")
+        last = case.intensity if room else last
+    axes.set_xticks(intensity, labels)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.tick_params(labelsize=8)

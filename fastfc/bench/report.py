@@ -213,7 +213,11 @@ def _render_group(members):
             ("scipy.sparse" if sparse else "BLAS") + f" {_ratio(geometric_mean(blas))} (least {_ratio(min(blas))})"
         )
     if best:
-        means.append(f"best rival {_ratio(geometric_mean(best))} (least {_ratio(min(best))})")
+        behind = sum(ratio < 1 / NOISE for ratio in best)
+        means.append(
+            f"best rival {_ratio(geometric_mean(best))} (least {_ratio(min(best))}; "
+            f"behind by over {100 * (NOISE - 1):.0f} % in {behind} of {len(best)} cells)"
+        )
     if roof:
         means.append(f"of the roof {_percent(geometric_mean(roof))} (least {_percent(min(roof))})")
     return text + ("\n\ngeometric mean: " + " · ".join(means) if means else "")
@@ -243,6 +247,8 @@ def _render_epilogues(members):
     return table(["weight N×K", "batch", "bare product", "with epilogue", "cost"], lines)
 
 
+#: A ratio within this factor of 1 is a draw.
+NOISE = 1.03
 #: CPUs kept busy by other processes from which on a cell is called disturbed.
 DISTURBED = 0.15
 
@@ -258,9 +264,9 @@ def disturbance(cells: Sequence[dict]) -> str:
     if not busy:
         return ""
     return (
-        f"note: other processes kept {sum(busy) / len(busy):.1f} CPUs busy in {len(busy)} of {len(cells)} cells, marked "
-        "'disturbed':\ncells of several threads say nothing then, and are left out of the means. Run again when the "
-        "machine is idle."
+        f"note: other processes kept {sum(busy) / len(busy):.1f} CPUs busy in {len(busy)} of {len(cells)} cells, "
+        "marked 'disturbed':\nthose of several threads say nothing then, and are left out of means and pictures. "
+        "Run again on an idle machine."
     )
 
 
