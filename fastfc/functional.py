@@ -302,6 +302,8 @@ def linear_backward(
         preactivation = _array(name, "preactivation", preactivation)
         _same_dtype(name, "preactivation", preactivation.dtype, "x", dtype)
         _shape(name, "preactivation", preactivation, grad_y.shape, "like grad_y")
+    if not isinstance(needs, (str, tuple, list, set, frozenset)):
+        raise TypeError(f'{name}(): needs must be a tuple of "x", "weight" and "bias", got {type(needs).__name__}')
     if isinstance(needs, str) or not all(need in ("x", "weight", "bias") for need in needs):
         raise ValueError(f'{name}(): needs must be a tuple of "x", "weight" and "bias", got {needs!r}')
     if not isinstance(out, (tuple, list)) or len(out) != 3:
