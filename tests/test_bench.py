@@ -433,6 +433,13 @@ def test_comparison_on_the_command_line(tmp_path, capsys):
     assert main(small_run(tmp_path, *compare, "--fail-on-regression")) == 2
 
 
+def test_out_of_time_is_said(tmp_path, capsys):
+    shapes = ["--shapes", "512x512,512x513,512x514", "--batches", "64", "--seconds", "0.001"]
+    assert main(small_run(tmp_path, "--picture", "", *shapes)) == 0
+    assert "out of time: 2 cells were not measured" in capsys.readouterr().out
+    assert len(report.load(str(tmp_path / "bench.json"))["cells"]) == 1
+
+
 def test_bad_options_end_with_a_word(tmp_path, capsys):
     for options, word in (
         (["--shapes", "12"], "shape"),

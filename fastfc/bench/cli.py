@@ -375,6 +375,10 @@ def _measure_all(options, todo, entrants):
     with _progress(len(todo)) as progress:
         try:
             for place, case in enumerate(todo):
+                if not options.seconds_per_cell and time.perf_counter() > end + total / 4:
+                    # A slow or busy machine: even the least rounds of the largest cells do not fit.
+                    _say(f"out of time: {len(todo) - place} cells were not measured; --seconds gives more")
+                    break
                 left = max(end - time.perf_counter(), 0) / (len(todo) - place)
                 cell = measure_case(case, entrants, options.seconds_per_cell or left, options.rounds[0], evict)
                 cells.append(cell)
