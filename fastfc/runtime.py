@@ -72,7 +72,14 @@ def set_num_threads(n):
 
 
 def get_num_threads():
-    """The default number of threads: see :func:`default_num_threads` for what it starts as."""
+    """The default number of threads: see :func:`default_num_threads` for what it starts as.
+
+    Examples
+    --------
+    >>> import fastfc
+    >>> fastfc.get_num_threads() >= 1
+    True
+    """
     return _core.get_default_threads()
 
 
