@@ -339,7 +339,7 @@ def linear_backward(
     if accumulate:
         for i, target in enumerate(targets):
             if i > 0 and target and out[i] is None:
-                target.rows[...] = 0
+                target.rows[...] = -0.0  # what nothing is changed by, a sum of -0 included
     x_rows = x if isinstance(x, CSR) else _rows(x)
     _core.backward(
         _rows(grad_y),
