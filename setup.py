@@ -68,11 +68,9 @@ class build_kernels(build_ext):
         return ["-fopenmp"] if found else []
 
 
-def headers():
+def c_files():
     for folder, _, files in os.walk("src_c"):
-        for name in files:
-            if name.endswith((".h", ".inc", ".def")):
-                yield os.path.join(folder, name)
+        yield from (os.path.join(folder, name) for name in files)
 
 
 core = Extension(
@@ -81,7 +79,7 @@ core = Extension(
     include_dirs=["src_c", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     extra_compile_args=["-O2"],
-    depends=sorted(headers()),
+    depends=sorted(c_files()),
 )
 
 setup(ext_modules=cythonize([core], build_dir="build/cython"), cmdclass={"build_ext": build_kernels})

@@ -292,8 +292,7 @@ def pack(weight):
     >>> fastfc.linear(np.ones(3, np.float32), w)
     array([3., 3.], dtype=float32)
     """
-    from fastfc.functional import check_pack
-    weight = check_pack(weight)
+    weight = _functional().check_pack(weight)
     cdef cnp.ndarray w = weight
     cdef fc_matrix m = matrix(w)
     cdef PackedWeight p = PackedWeight.__new__(PackedWeight)
@@ -518,15 +517,20 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     return y
 
 
-cdef object _slow = None
+cdef object _functional_module = None
+
+
+cdef object _functional():
+    """The module that takes what is unusual; imported when first needed, because it imports this one."""
+    global _functional_module
+    if _functional_module is None:
+        from fastfc import functional
+        _functional_module = functional
+    return _functional_module
 
 
 cdef object _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation):
-    global _slow
-    if _slow is None:
-        from fastfc import functional
-        _slow = functional
-    return _slow.convert_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+    return _functional().convert_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
 
 
 cdef void *data_or_null(cnp.ndarray a) noexcept:
@@ -633,3 +637,155 @@ def backward(cnp.ndarray grad_y not None, x, weight, cnp.ndarray z, int activati
                 status = fc_linear_backward_csr(dt, &up, &xm, &c, &out, threads)
     if status != FC_OK:
         raise MemoryError("linear_backward(): no memory for workspace")
+
+
+cdef inline bint is_out(object array, int type_num, int nd) noexcept:
+    """Whether `array` can be written as it is: C-contiguous, aligned, of this dtype and rank."""
+    return type(array) is cnp.ndarray and cnp.PyArray_TYPE(array) == type_num and cnp.PyArray_NDIM(array) == nd and \
+        cnp.PyArray_ISCARRAY(array)
+
+
+cdef int _GX = 1, _GW = 2, _GB = 4
+cdef dict _needs = {
+    ("x", "weight", "bias"): 7, ("x", "weight"): 3, ("weight", "bias"): 6, ("x", "bias"): 5, ("x",): 1, ("weight",): 2, ("bias",): 4,
+}
+
+
+def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, needs=("x", "weight", "bias"),
+                    out=(None, None, None), accumulate=False, threads=None):
+    """Gradients of :func:`linear` with respect to x, weight and bias.
+
+    With ``g = grad_y * activation'(preactivation)``: ``gx = g @ weight``, ``gw = g.T @ x``, ``gb = g.sum(0)``. Sums
+    over the batch run in blocks of a fixed length, so the same inputs give the same bits for any number of threads.
+
+    Parameters
+    ----------
+    grad_y : (..., out_features) ndarray
+        Gradient of the loss with respect to y.
+    x : (..., in_features) ndarray or CSR
+        As in the forward pass. For a CSR x there is no gradient of x.
+    weight : (out_features, in_features) ndarray or CSR
+        As in the forward pass; not packed.
+    activation : {None, "relu"}, optional
+        As in the forward pass.
+    preactivation : (..., out_features) ndarray, optional
+        z of the forward pass (``return_preactivation=True``); required with an activation.
+    needs : tuple of {"x", "weight", "bias"}, optional
+        The gradients to compute.
+    out : tuple of three ndarrays or None, optional
+        Arrays to receive gx, gw and gb.
+    accumulate : bool, optional
+        Add gw and gb to what stands in `out` (gx is always written).
+    threads : int, optional
+        At most so many threads, instead of the default.
+
+    Returns
+    -------
+    gx : (..., in_features) ndarray or None
+    gw : (out_features, in_features) ndarray or None
+        For a CSR weight an array like ``weight.data``: the gradient of the stored entries, in their order.
+    gb : (out_features,) ndarray or None
+
+    Raises
+    ------
+    TypeError
+        If an argument has a wrong type or dtype, or the weight is packed.
+    ValueError
+        If shapes disagree, `needs` names something else, an activation comes without preactivation, or an array of
+        `out` cannot be written, is not needed, or overlaps an input or another of them.
+    MemoryError
+        If there is no memory for the results or for workspace.
+
+    Notes
+    -----
+    Workspace: a transposed copy of grad_y for gw, one more copy with an activation, and at most 1.25 MiB a thread.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> x = np.array([[1, 2], [3, 4]], np.float32)
+    >>> w = np.array([[1, 0], [0, -1], [1, 1]], np.float32)
+    >>> gx, gw, gb = fastfc.linear_backward(np.ones((2, 3), np.float32), x, w)
+    >>> gx, gb
+    (array([[2., 0.],
+           [2., 0.]], dtype=float32), array([2., 2., 2.], dtype=float32))
+    """
+    cdef cnp.ndarray g, a, w, z, gx = None, gw = None, gb = None
+    cdef fc_matrix gm, xm, wm, zm, gxm, gwm
+    cdef fc_upstream up
+    cdef fc_gradients o
+    cdef fc_status status
+    cdef fc_dtype dt
+    cdef cnp.npy_intp shape[2]
+    cdef int type_num, want = 0, team = _default_threads
+    cdef bint common = (
+        type(grad_y) is cnp.ndarray and type(x) is cnp.ndarray and type(weight) is cnp.ndarray and threads is None
+        and (activation is None or (type(activation) is str and activation in _activations and type(preactivation) is cnp.ndarray))
+        and type(needs) is tuple and type(out) is tuple and len(out) == 3 and (accumulate is False or accumulate is True)
+    )
+    if common:
+        try:
+            want = _needs.get(needs, 0)
+        except TypeError:  # something unhashable in the tuple: named on the long way
+            want = 0
+        g, a, w = grad_y, x, weight
+        type_num = cnp.PyArray_TYPE(a)
+        common = want and is_plain(a) and is_plain(g) and is_plain(w) and cnp.PyArray_TYPE(g) == type_num and \
+            cnp.PyArray_TYPE(w) == type_num and cnp.PyArray_NDIM(w) == 2 and rows_of(a, &xm) and rows_of(g, &gm)
+    if common:
+        wm = matrix(w)
+        common = xm.cols == wm.cols and gm.cols == wm.rows and same_leading(g, a, wm.rows)
+    up.z = NULL
+    up.activation = FC_IDENTITY
+    up.parameter = 0
+    if common and activation is not None:
+        z = preactivation
+        common = is_plain(z) and cnp.PyArray_TYPE(z) == type_num and same_leading(z, g, gm.cols) and rows_of(z, &zm)
+        up.z = &zm
+        up.activation = <fc_activation><int>_activations[activation]
+    # Outputs of the caller's take the long way unless they are exactly what would be made here.
+    if common and out[0] is not None:
+        common = want & _GX and is_out(out[0], type_num, cnp.PyArray_NDIM(a)) and same_leading(out[0], a, xm.cols)
+    if common and out[1] is not None:
+        common = want & _GW and is_out(out[1], type_num, 2) and cnp.PyArray_DIM(out[1], 0) == wm.rows and \
+            cnp.PyArray_DIM(out[1], 1) == wm.cols
+    if common and out[2] is not None:
+        common = want & _GB and is_out(out[2], type_num, 1) and cnp.PyArray_DIM(out[2], 0) == wm.rows
+    if common:
+        for array in out:
+            if array is not None and (
+                    may_overlap(array, g) or may_overlap(array, a) or may_overlap(array, w)
+                    or (activation is not None and may_overlap(array, preactivation))):
+                common = False
+        common = common and (out[0] is None or out[1] is None or not may_overlap(out[0], out[1])) and \
+            (out[0] is None or out[2] is None or not may_overlap(out[0], out[2])) and \
+            (out[1] is None or out[2] is None or not may_overlap(out[1], out[2]))
+    # Accumulating into one of gw and gb only is for Python to sort out.
+    if common and accumulate and ((want & _GW and out[1] is None) or (want & _GB and out[2] is None)):
+        common = False
+    if not common:
+        return _functional().convert_backward(grad_y, x, weight, activation, preactivation, needs, out, accumulate, threads)
+
+    o.gx = o.gw = NULL
+    o.gb = o.values = NULL
+    o.accumulate = accumulate
+    if want & _GX:
+        gx = out[0] if out[0] is not None else empty_like_rows(a, xm.cols)
+        rows_of(gx, &gxm)
+        o.gx = &gxm
+    if want & _GW:
+        shape[0], shape[1] = wm.rows, wm.cols
+        gw = out[1] if out[1] is not None else cnp.PyArray_EMPTY(2, shape, type_num, 0)
+        gwm = matrix(gw)
+        o.gw = &gwm
+    if want & _GB:
+        shape[0] = wm.rows
+        gb = out[2] if out[2] is not None else cnp.PyArray_EMPTY(1, shape, type_num, 0)
+        o.gb = cnp.PyArray_DATA(gb)
+    up.grad_y = &gm
+    dt = FC_F32 if type_num == cnp.NPY_FLOAT else FC_F64
+    with nogil:
+        status = fc_linear_backward(dt, &up, &xm, &wm, &o, team)
+    if status != FC_OK:
+        raise MemoryError("linear_backward(): no memory for workspace")
+    return gx, gw, gb

@@ -1,6 +1,6 @@
 """What the boundary sends up: unusual arguments, which are converted here, and mistakes, which are named here.
 
-:func:`linear` and :func:`pack` live in ``fastfc._core``, which takes the common case at C speed; everything else comes
+The functions themselves live in ``fastfc._core``, which take the common case at C speed; everything else comes
 through this module and returns to ``_core.forward`` and ``_core.backward`` in the form that C takes.
 """
 
@@ -11,7 +11,7 @@ import operator
 import numpy as np
 
 from fastfc import _core
-from fastfc._core import PackedWeight, linear, pack
+from fastfc._core import PackedWeight, linear, linear_backward, pack
 from fastfc.sparse import CSR, as_csr, is_sparse
 
 __all__ = ["linear", "linear_backward", "pack", "PackedWeight"]
@@ -215,75 +215,8 @@ def convert_linear(x, weight, bias, activation, residual, out, threads, return_p
 # ---- Backward ------------------------------------------------------------------------------------------------------
 
 
-def linear_backward(
-    grad_y,
-    x,
-    weight,
-    *,
-    activation=None,
-    preactivation=None,
-    needs=("x", "weight", "bias"),
-    out=(None, None, None),
-    accumulate=False,
-    threads=None,
-):
-    """Gradients of :func:`linear` with respect to x, weight and bias.
-
-    With ``g = grad_y * activation'(preactivation)``: ``gx = g @ weight``, ``gw = g.T @ x``, ``gb = g.sum(0)``. Sums
-    over the batch run in blocks of a fixed length, so the same inputs give the same bits for any number of threads.
-
-    Parameters
-    ----------
-    grad_y : (..., out_features) ndarray
-        Gradient of the loss with respect to y.
-    x : (..., in_features) ndarray or CSR
-        As in the forward pass. For a CSR x there is no gradient of x.
-    weight : (out_features, in_features) ndarray or CSR
-        As in the forward pass; not packed.
-    activation : {None, "relu"}, optional
-        As in the forward pass.
-    preactivation : (..., out_features) ndarray, optional
-        z of the forward pass (``return_preactivation=True``); required with an activation.
-    needs : tuple of {"x", "weight", "bias"}, optional
-        The gradients to compute.
-    out : tuple of three ndarrays or None, optional
-        Arrays to receive gx, gw and gb.
-    accumulate : bool, optional
-        Add gw and gb to what stands in `out` (gx is always written).
-    threads : int, optional
-        At most so many threads, instead of the default.
-
-    Returns
-    -------
-    gx : (..., in_features) ndarray or None
-    gw : (out_features, in_features) ndarray or None
-        For a CSR weight an array like ``weight.data``: the gradient of the stored entries, in their order.
-    gb : (out_features,) ndarray or None
-
-    Raises
-    ------
-    TypeError
-        If an argument has a wrong type or dtype, or the weight is packed.
-    ValueError
-        If shapes disagree, `needs` names something else, an activation comes without preactivation, or an array of
-        `out` cannot be written, is not needed, or overlaps an input or another of them.
-    MemoryError
-        If there is no memory for the results or for workspace.
-
-    Notes
-    -----
-    Workspace: a transposed copy of grad_y for gw, one more copy with an activation, and at most 1.25 MiB a thread.
-
-    Examples
-    --------
-    >>> import numpy as np, fastfc
-    >>> x = np.array([[1, 2], [3, 4]], np.float32)
-    >>> w = np.array([[1, 0], [0, -1], [1, 1]], np.float32)
-    >>> gx, gw, gb = fastfc.linear_backward(np.ones((2, 3), np.float32), x, w)
-    >>> gx, gb
-    (array([[2., 0.],
-           [2., 0.]], dtype=float32), array([2., 2., 2.], dtype=float32))
-    """
+def convert_backward(grad_y, x, weight, activation, preactivation, needs, out, accumulate, threads):
+    """`linear_backward` for every argument that is not the common case."""
     name = "linear_backward"
     if isinstance(weight, PackedWeight):
         raise TypeError(f"{name}(): weight is packed; pass the array it was packed from")

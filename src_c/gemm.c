@@ -14,6 +14,9 @@
 /* Below this much work a second thread costs more than it brings. */
 static const double GRAIN = 1 << 20;
 
+/* From so many rows of the batch for each output, lanes run along the batch. */
+enum { FEW_BATCH = 8 };
+
 int fc_team_for(double multiply_adds, int threads) {
     const double useful = multiply_adds / GRAIN;
     if (threads <= 1 || useful < 2) return 1;
@@ -43,7 +46,7 @@ static void run_unit(const plan *p, char *workspace, ptrdiff_t unit) {
     if (p->few) {
         fc_few_job job = {
             .a = g->a, .a_row = g->a_row, .w = (const char *)g->b + col * g->b_j, .w_row = g->b_j, .m = g->m, .n = n,
-            .k = g->k, .epilogue = g->epilogue, .col = col,
+            .k = g->k, .epilogue = g->epilogue, .at = col,
         };
         kernels->few[g->dtype](&job);
         return;
@@ -91,11 +94,50 @@ static void run_units(void *context, int thread, int team) {
     while ((unit = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < units) run_unit(p, workspace, unit);
 }
 
+/* Few outputs and a long batch: lanes along the batch. The weight is copied, unless it stands as it is needed. */
+static void run_rows(void *context, int thread, int team) {
+    const plan *p = context;
+    const fc_gemm *g = p->g;
+    const ptrdiff_t lanes = g->kernels->lanes[g->dtype], groups = (g->m + lanes - 1) / lanes;
+    const ptrdiff_t begin = groups * thread / team * lanes;
+    ptrdiff_t end = groups * (thread + 1) / team * lanes;
+    if (end > g->m) end = g->m;
+    fc_few_job job = {
+        .a = p->workspace, .a_row = p->chunk, .w = (const char *)g->a + begin * g->a_row, .w_row = g->a_row, .m = g->n,
+        .n = end - begin, .k = g->k, .epilogue = g->epilogue, .at = begin, .across = 1,
+    };
+    if (job.n > 0) g->kernels->few[g->dtype](&job);
+}
+
+static fc_status few_outputs(const fc_gemm *g, int team) {
+    const ptrdiff_t size = fc_size(g->dtype);
+    plan p = {.g = g, .workspace = (char *)(uintptr_t)g->b, .chunk = g->b_j};
+    void *owned = NULL;
+    if (g->panels || g->b_k != size || g->b_j % size || (uintptr_t)g->b % (uintptr_t)size) {
+        const ptrdiff_t lanes = g->kernels->lanes[g->dtype], step = fc_panel_step(g->kernels, g->dtype, g->n, 0);
+        p.chunk = (g->k + lanes - 1) / lanes * lanes * size;
+        p.workspace = owned = fc_alloc((size_t)(g->n * p.chunk));
+        if (!owned) return FC_NO_MEMORY;
+        fc_pack_job copy = {.src = g->b, .src_j = g->b_k, .src_k = g->b_j, .dst = owned, .step = p.chunk / size, .n = g->k, .k = g->n};
+        if (g->panels) {
+            copy.src = g->panels;
+            copy.src_j = step * size;
+            copy.src_k = size;
+        }
+        g->kernels->pack[g->dtype](&copy);
+    }
+    fc_parallel(team, run_rows, &p);
+    fc_free(owned);
+    return FC_OK;
+}
+
 fc_status fc_gemm_run(const fc_gemm *g) {
     if (!g->m || !g->n) return FC_OK;
     const fc_kernels *kernels = g->kernels;
     const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype], tile = kernels->tile_rows[g->dtype];
-    const int team = fc_team_for((double)g->m * (double)g->n * (double)g->k, g->threads);
+    /* An element of the weight costs its way from memory too: as much as 4 multiply-adds. */
+    const int team = fc_team_for((double)(g->m + 4) * (double)g->n * (double)g->k, g->threads);
+    if (g->n <= FC_FEW && g->n <= panel && g->m >= FEW_BATCH * g->n) return few_outputs(g, team);
     plan p = {.g = g, .panels = fc_panels(kernels, g->dtype, g->n)};
 
     /* Half of L2 for the chunk of the panel, so that x streaming by does not push it out. */

@@ -34,7 +34,8 @@ typedef struct fc_gemm_job {
     ptrdiff_t row, col;       /* where this tile stands in y */
 } fc_gemm_job;
 
-/* few: m <= FC_FEW rows of a times n rows of w, both with contiguous k; w may stand anywhere. */
+/* few: m <= FC_FEW rows of a times n rows of w, both with contiguous k; w may stand anywhere. With `across` it is the
+ * outputs that are few: a is the weight, w the batch, and the sum of rows i and j belongs at y[j, i]. */
 enum { FC_FEW = 6 };
 typedef struct fc_few_job {
     const void *a;
@@ -43,7 +44,8 @@ typedef struct fc_few_job {
     ptrdiff_t w_row;          /* bytes */
     ptrdiff_t m, n, k;
     const fc_epilogue *epilogue;
-    ptrdiff_t col;            /* where these outputs stand in y */
+    ptrdiff_t at;             /* where row 0 of w stands in y: its column, or its row with across */
+    int across;
 } fc_few_job;
 
 /* pack: dst[k * step + j] = src(j, k) for j < n, +0 from n up to the next full vector. */
