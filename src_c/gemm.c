@@ -18,9 +18,10 @@ static const double GRAIN = 1 << 20;
 enum { FEW_BATCH = 8 };
 
 int fc_team_for(double multiply_adds, int threads) {
-    const double useful = multiply_adds / GRAIN;
-    if (threads <= 1 || useful < 2) return 1;
-    return useful < threads ? (int)useful : threads;
+    /* Whole numbers, compared: a division that is rounded would raise the caller's inexact flag. */
+    int team = 1;
+    while (team < threads && (team + 1) * GRAIN <= multiply_adds) team++;
+    return team;
 }
 
 typedef struct plan {
