@@ -8,7 +8,6 @@
 #include "memory.h"
 #include "threads.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
 /* Below this much work a second thread costs more than it brings. */
@@ -33,11 +32,12 @@ typedef struct plan {
     int few;                      /* b is read where it stands, its columns of k contiguous */
     size_t panel_bytes, total_bytes;
     char *workspace;
-    atomic_ptrdiff_t next;
 } plan;
 
-static void run_unit(const plan *p, char *workspace, ptrdiff_t unit) {
+static void run_unit(void *context, int thread, ptrdiff_t unit) {
+    const plan *p = context;
     const fc_gemm *g = p->g;
+    char *workspace = p->workspace + (size_t)thread * (p->panel_bytes + p->total_bytes);
     const fc_kernels *kernels = g->kernels;
     const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype];
     const ptrdiff_t at = unit / p->splits, split = unit % p->splits;
@@ -81,33 +81,19 @@ static void run_unit(const plan *p, char *workspace, ptrdiff_t unit) {
         }
 }
 
-static void run_units(void *context, int thread, int team) {
-    plan *p = context;
-    char *workspace = p->workspace + (size_t)thread * (p->panel_bytes + p->total_bytes);
-    const ptrdiff_t units = p->panels * p->splits;
-    if (p->splits == 1) {
-        /* The same panels for the same thread each time: its share of the weight stays in its own L2. */
-        const ptrdiff_t end = units * (thread + 1) / team;
-        for (ptrdiff_t unit = units * thread / team; unit < end; unit++) run_unit(p, workspace, unit);
-        return;
-    }
-    ptrdiff_t unit;
-    while ((unit = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed)) < units) run_unit(p, workspace, unit);
-}
-
 /* Few outputs and a long batch: lanes along the batch. The weight is copied, unless it stands as it is needed. */
-static void run_rows(void *context, int thread, int team) {
+enum { FEW_UNIT = 64 }; /* rows of the batch at a time */
+
+static void run_rows(void *context, int thread, ptrdiff_t unit) {
     const plan *p = context;
     const fc_gemm *g = p->g;
-    const ptrdiff_t lanes = g->kernels->lanes[g->dtype], groups = (g->m + lanes - 1) / lanes;
-    const ptrdiff_t begin = groups * thread / team * lanes;
-    ptrdiff_t end = groups * (thread + 1) / team * lanes;
-    if (end > g->m) end = g->m;
+    const ptrdiff_t begin = unit * FEW_UNIT;
+    (void)thread;
     fc_few_job job = {
         .a = p->workspace, .a_row = p->chunk, .w = (const char *)g->a + begin * g->a_row, .w_row = g->a_row, .m = g->n,
-        .n = end - begin, .k = g->k, .epilogue = g->epilogue, .at = begin, .across = 1,
+        .n = g->m - begin < FEW_UNIT ? g->m - begin : FEW_UNIT, .k = g->k, .epilogue = g->epilogue, .at = begin, .across = 1,
     };
-    if (job.n > 0) g->kernels->few[g->dtype](&job);
+    g->kernels->few[g->dtype](&job);
 }
 
 static fc_status few_outputs(const fc_gemm *g, int team) {
@@ -127,7 +113,7 @@ static fc_status few_outputs(const fc_gemm *g, int team) {
         }
         g->kernels->pack[g->dtype](&copy);
     }
-    fc_parallel(team, run_rows, &p);
+    fc_parallel_for(team, (g->m + FEW_UNIT - 1) / FEW_UNIT, run_rows, &p);
     fc_free(owned);
     return FC_OK;
 }
@@ -169,7 +155,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const size_t bytes = (size_t)team * (p.panel_bytes + p.total_bytes);
     p.workspace = bytes <= sizeof small ? small : fc_alloc(bytes);
     if (!p.workspace) return FC_NO_MEMORY;
-    fc_parallel(team, run_units, &p);
+    fc_parallel_for(team, p.panels * p.splits, run_unit, &p);
     if (p.workspace != small) fc_free(p.workspace);
     return FC_OK;
 }
@@ -181,13 +167,16 @@ typedef struct copy {
     const fc_matrix *rows;
 } copy;
 
-static void copy_rows(void *context, int thread, int team) {
+enum { COPY_UNIT = 64 }; /* rows at a time */
+
+static void copy_rows(void *context, int thread, ptrdiff_t unit) {
     const copy *c = context;
-    const ptrdiff_t begin = c->rows->rows * thread / team, end = c->rows->rows * (thread + 1) / team;
+    const ptrdiff_t begin = unit * COPY_UNIT, left = c->rows->rows - begin;
+    (void)thread;
     fc_pack_job job = {
         .src = (const char *)c->src->data + begin * c->src->row_stride, .src_j = c->src->col_stride, .src_k = c->src->row_stride,
         .dst = (char *)c->rows->data + begin * c->rows->row_stride, .step = c->rows->row_stride / fc_size(c->dtype),
-        .n = c->rows->cols, .k = end - begin,
+        .n = c->rows->cols, .k = left < COPY_UNIT ? left : COPY_UNIT,
     };
     c->kernels->pack[c->dtype](&job);
 }
@@ -208,6 +197,7 @@ fc_status fc_contiguous_rows(const fc_kernels *kernels, fc_dtype dtype, const fc
         return FC_NO_MEMORY;
     rows->data = *owned;
     copy c = {kernels, dtype, &view, rows};
-    fc_parallel(fc_team_for((double)view.rows * (double)view.cols * 8, threads), copy_rows, &c);
+    fc_parallel_for(fc_team_for((double)view.rows * (double)view.cols * 8, threads), (view.rows + COPY_UNIT - 1) / COPY_UNIT,
+                    copy_rows, &c);
     return FC_OK;
 }

@@ -13,21 +13,17 @@ typedef struct packing {
     const fc_matrix *w;
 } packing;
 
-static void pack_panels(void *context, int thread, int team) {
+static void pack_panel(void *context, int thread, ptrdiff_t i) {
     const packing *c = context;
     const fc_packed *p = c->packed;
-    const ptrdiff_t size = fc_size(p->dtype), panel = p->kernels->panel[p->dtype];
-    const ptrdiff_t panels = fc_panels(p->kernels, p->dtype, p->n);
-    for (ptrdiff_t i = panels * thread / team; i < panels * (thread + 1) / team; i++) {
-        const ptrdiff_t col = i * panel;
-        fc_pack_job job = {
-            .src = (const char *)c->w->data + col * c->w->row_stride,
-            .src_j = c->w->row_stride, .src_k = c->w->col_stride,
-            .dst = (char *)p->panels + col * p->k * size, .step = fc_panel_step(p->kernels, p->dtype, p->n, i),
-            .n = p->n - col < panel ? p->n - col : panel, .k = p->k,
-        };
-        p->kernels->pack[p->dtype](&job);
-    }
+    const ptrdiff_t size = fc_size(p->dtype), panel = p->kernels->panel[p->dtype], col = i * panel;
+    (void)thread;
+    fc_pack_job job = {
+        .src = (const char *)c->w->data + col * c->w->row_stride, .src_j = c->w->row_stride, .src_k = c->w->col_stride,
+        .dst = (char *)p->panels + col * p->k * size, .step = fc_panel_step(p->kernels, p->dtype, p->n, i),
+        .n = p->n - col < panel ? p->n - col : panel, .k = p->k,
+    };
+    p->kernels->pack[p->dtype](&job);
 }
 
 fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads) {
@@ -44,7 +40,8 @@ fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads) {
         return NULL;
     }
     packing c = {p, w};
-    if (p->bytes) fc_parallel(fc_team_for((double)w->rows * (double)w->cols * 8, threads), pack_panels, &c);
+    if (p->bytes)
+        fc_parallel_for(fc_team_for((double)w->rows * (double)w->cols * 8, threads), fc_panels(kernels, dtype, w->rows), pack_panel, &c);
     return p;
 }
 

@@ -11,17 +11,16 @@ typedef struct grads {
     const fc_matrix *grad, *z, *rows;
 } grads;
 
-static void activation_grads(void *context, int thread, int team) {
+static void activation_grad_row(void *context, int thread, ptrdiff_t i) {
     const grads *c = context;
-    for (ptrdiff_t i = c->rows->rows * thread / team; i < c->rows->rows * (thread + 1) / team; i++) {
-        fc_activation_grad_job job = {
-            .grad = (const char *)c->grad->data + i * c->grad->row_stride,
-            .z = (const char *)c->z->data + i * c->z->row_stride,
-            .dst = (char *)c->rows->data + i * c->rows->row_stride,
-            .n = c->rows->cols, .activation = c->up->activation, .parameter = c->up->parameter,
-        };
-        c->kernels->activation_grad[c->dtype](&job);
-    }
+    (void)thread;
+    fc_activation_grad_job job = {
+        .grad = (const char *)c->grad->data + i * c->grad->row_stride,
+        .z = (const char *)c->z->data + i * c->z->row_stride,
+        .dst = (char *)c->rows->data + i * c->rows->row_stride,
+        .n = c->rows->cols, .activation = c->up->activation, .parameter = c->up->parameter,
+    };
+    c->kernels->activation_grad[c->dtype](&job);
 }
 
 fc_status fc_upstream_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_upstream *up, int threads, fc_matrix *rows,
@@ -39,7 +38,7 @@ fc_status fc_upstream_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_u
         (*owned = fc_alloc((size_t)(rows->rows * rows->row_stride)))) {
         rows->data = *owned;
         grads c = {kernels, dtype, up, &grad, &z, rows};
-        fc_parallel(fc_team_for((double)rows->rows * (double)rows->cols * 8, threads), activation_grads, &c);
+        fc_parallel_for(fc_team_for((double)rows->rows * (double)rows->cols * 8, threads), rows->rows, activation_grad_row, &c);
         status = FC_OK;
     }
     fc_free(owned_grad);
@@ -55,21 +54,19 @@ typedef struct sums {
     int add;
 } sums;
 
-static void column_sums(void *context, int thread, int team) {
+static void column_sum_panel(void *context, int thread, ptrdiff_t i) {
     const sums *c = context;
-    const ptrdiff_t size = fc_size(c->dtype), panel = c->kernels->panel[c->dtype];
-    const ptrdiff_t panels = fc_panels(c->kernels, c->dtype, c->src->cols);
-    const ptrdiff_t begin = panels * thread / team * panel;
-    ptrdiff_t end = panels * (thread + 1) / team * panel;
-    if (end > c->src->cols) end = c->src->cols;
+    const ptrdiff_t size = fc_size(c->dtype), panel = c->kernels->panel[c->dtype], begin = i * panel;
+    (void)thread;
     fc_column_sum_job job = {
-        .src = (const char *)c->src->data + begin * size, .src_row = c->src->row_stride, .m = c->src->rows, .n = end - begin,
-        .out = (char *)c->out + begin * size, .add = c->add,
+        .src = (const char *)c->src->data + begin * size, .src_row = c->src->row_stride, .m = c->src->rows,
+        .n = c->src->cols - begin < panel ? c->src->cols - begin : panel, .out = (char *)c->out + begin * size, .add = c->add,
     };
-    if (job.n > 0) c->kernels->column_sum[c->dtype](&job);
+    c->kernels->column_sum[c->dtype](&job);
 }
 
 void fc_column_sums(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *src, void *out, int add, int threads) {
     sums c = {kernels, dtype, src, out, add};
-    fc_parallel(fc_team_for((double)src->rows * (double)src->cols * 8, threads), column_sums, &c);
+    fc_parallel_for(fc_team_for((double)src->rows * (double)src->cols * 8, threads), fc_panels(kernels, dtype, src->cols),
+                    column_sum_panel, &c);
 }

@@ -132,6 +132,7 @@ typedef struct spmm {
     const fc_epilogue *epilogue;
     char *workspace;
     size_t panel_bytes, tile_bytes;
+    int shares;
 } spmm;
 
 static void rows_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff_t begin, ptrdiff_t end) {
@@ -182,13 +183,13 @@ static void rows_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff_
     }
 }
 
-/* Panels side by side make one long list of rows; each thread takes a contiguous part with its share of the entries, so
- * it packs few panels, and a row with many entries weighs what it costs. */
-static void spmm_share(void *context, int thread, int team) {
+/* Panels side by side make one long list of rows, cut into contiguous parts with equal shares of the entries: so a
+ * thread packs few panels, and a row with many entries weighs what it costs. */
+static void spmm_share(void *context, int thread, ptrdiff_t share) {
     const spmm *p = context;
     char *workspace = p->workspace + (size_t)thread * (p->panel_bytes + 2 * p->tile_bytes);
     const ptrdiff_t panels = (p->width + p->panel - 1) / p->panel;
-    const double begin = (double)panels * thread / team, end = (double)panels * (thread + 1) / team;
+    const double begin = (double)panels * (double)share / p->shares, end = (double)panels * (double)(share + 1) / p->shares;
     for (ptrdiff_t at = (ptrdiff_t)begin; at < panels && (double)at < end; at++) {
         const double from = begin > (double)at ? begin - (double)at : 0, to = end < (double)at + 1 ? end - (double)at : 1;
         const ptrdiff_t first = row_at(p->sparse, from), last = to < 1 ? row_at(p->sparse, to) : p->sparse->rows;
@@ -209,7 +210,8 @@ static fc_status spmm_run(spmm *p, int threads) {
     p->tile_bytes = (size_t)(TILE_ROWS * FC_PANEL_MAX * size);
     p->workspace = fc_alloc((size_t)team * (p->panel_bytes + 2 * p->tile_bytes));
     if (!p->workspace) return FC_NO_MEMORY;
-    fc_parallel(team, spmm_share, p);
+    p->shares = team;
+    fc_parallel_for(team, team, spmm_share, p);
     fc_free(p->workspace);
     return FC_OK;
 }
@@ -274,11 +276,12 @@ typedef struct sddmm {
     char *grad_t, *x_t;          /* n (or k) rows of `step` elements of the batch */
     ptrdiff_t step, row, m;      /* this block of the batch */
     void *out;
-    int add;
+    int add, shares;
 } sddmm;
 
-static void turn_block(const sddmm *p, const fc_matrix *src, char *dst, int thread, int team) {
-    const ptrdiff_t size = fc_size(p->dtype), begin = src->cols * thread / team, end = src->cols * (thread + 1) / team;
+static void turn_block(const sddmm *p, const fc_matrix *src, char *dst, ptrdiff_t share) {
+    const ptrdiff_t size = fc_size(p->dtype);
+    const ptrdiff_t begin = src->cols * share / p->shares, end = src->cols * (share + 1) / p->shares;
     if (p->m % 16) memset(dst + begin * p->step * size, 0, (size_t)((end - begin) * p->step * size));
     fc_pack_job job = {
         .src = (const char *)src->data + p->row * src->row_stride + begin * src->col_stride, .src_j = src->row_stride,
@@ -287,16 +290,18 @@ static void turn_block(const sddmm *p, const fc_matrix *src, char *dst, int thre
     p->kernels->pack[p->dtype](&job);
 }
 
-static void turn_blocks(void *context, int thread, int team) {
+static void turn_blocks(void *context, int thread, ptrdiff_t share) {
     const sddmm *p = context;
-    turn_block(p, p->grad, p->grad_t, thread, team);
-    turn_block(p, p->x, p->x_t, thread, team);
+    (void)thread;
+    turn_block(p, p->grad, p->grad_t, share);
+    turn_block(p, p->x, p->x_t, share);
 }
 
-static void sddmm_share(void *context, int thread, int team) {
+static void sddmm_share(void *context, int thread, ptrdiff_t share) {
     const sddmm *p = context;
-    const ptrdiff_t begin = thread ? row_at(p->sparse, (double)thread / team) : 0;
-    const ptrdiff_t end = thread + 1 < team ? row_at(p->sparse, (double)(thread + 1) / team) : p->sparse->rows;
+    const ptrdiff_t begin = share ? row_at(p->sparse, (double)share / p->shares) : 0;
+    const ptrdiff_t end = share + 1 < p->shares ? row_at(p->sparse, (double)(share + 1) / p->shares) : p->sparse->rows;
+    (void)thread;
     fc_sddmm_job job = {
         .indices = p->sparse->indices, .index_bytes = p->sparse->index_bytes, .begin = p->sparse->begin + begin,
         .rows = end - begin, .m = (p->m + 15) / 16 * 16, .g = p->grad_t + begin * p->step * fc_size(p->dtype), .x = p->x_t,
@@ -322,12 +327,13 @@ static fc_status stored_gradient(const fc_kernels *kernels, fc_dtype dtype, cons
     if (apart) p.out = sum = fc_alloc((size_t)(entries * size));
     if (!p.grad_t || !p.x_t || (apart && !sum)) goto done;
     const int team = fc_team_for((double)entries * (double)(m < FC_BLOCK ? m : FC_BLOCK), threads);
+    p.shares = team;
     if (!m && !accumulate) memset(values, 0, (size_t)(entries * size));
     for (; p.row < m; p.row += FC_BLOCK) {
         p.m = m - p.row < FC_BLOCK ? m - p.row : FC_BLOCK;
         p.add = p.row > 0 || (accumulate && !apart);
-        fc_parallel(team, turn_blocks, &p);
-        fc_parallel(team, sddmm_share, &p);
+        fc_parallel_for(team, p.shares, turn_blocks, &p);
+        fc_parallel_for(team, p.shares, sddmm_share, &p);
     }
     if (apart) {
         const fc_epilogue add = {.residual = values, .y = values};
