@@ -68,7 +68,8 @@ typedef struct fc_finish_job {
 /* spmm: sum[r, 0:n] = sum over the stored entries e of row r of values[e] * dense[index[e], 0:n], in stored order, in
  * blocks of FC_BLOCK entries counted from the row's first. dense's rows are readable up to the next full vector. */
 typedef struct fc_spmm_job {
-    const void *values, *indices;
+    const void *values;
+    const void *indices;      /* NULL: place e names row e */
     int index_bytes;
     const int64_t *order;     /* NULL, or the entry that stands at place e */
     const int64_t *begin;     /* rows + 1 places */

@@ -22,14 +22,6 @@ void *fc_alloc(size_t bytes) {
 
 void fc_free(void *p) { free(p); }
 
-size_t fc_l1_bytes(void) {
-    long bytes = 0;
-#ifdef _SC_LEVEL1_DCACHE_SIZE
-    bytes = sysconf(_SC_LEVEL1_DCACHE_SIZE);
-#endif
-    return bytes >= 8 << 10 ? (size_t)bytes : (size_t)32 << 10;
-}
-
 size_t fc_l2_bytes(void) {
     long bytes = 0;
 #ifdef _SC_LEVEL2_CACHE_SIZE

@@ -7,8 +7,7 @@
 void *fc_alloc(size_t bytes);
 void fc_free(void *p);
 
-/* Bytes of one core's data caches; a careful guess where the system does not say. */
-size_t fc_l1_bytes(void);
+/* Bytes of one core's L2 cache; a careful guess where the system does not say. */
 size_t fc_l2_bytes(void);
 
 #endif

@@ -127,6 +127,7 @@ typedef struct spmm {
     const char *dense;           /* element (i, j) at dense + i * dense_i + j * dense_j */
     ptrdiff_t dense_i, dense_j;  /* bytes */
     ptrdiff_t inner, width;      /* its shape */
+    int gather;                  /* a copy of dense's row for each entry, instead of a panel of all rows */
     ptrdiff_t panel;             /* columns at a time */
     int transpose;               /* the sum of row r and column j belongs at y[j, r], not y[r, j] */
     const fc_epilogue *epilogue;
@@ -151,6 +152,17 @@ static void rows_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff_
     } else if (p->dense_j == size && p->dense_i % size == 0 && (uintptr_t)dense % (uintptr_t)size == 0 && n % lanes == 0) {
         job.dense = dense;
         job.dense_step = p->dense_i / size;
+    } else if (p->gather) {
+        for (int64_t e = p->sparse->begin[begin]; e < p->sparse->begin[end]; e++) {
+            const int64_t row = read_index(p->sparse->indices, p->sparse->index_bytes, e);
+            fc_pack_job pack = {
+                .src = dense + row * p->dense_i, .src_j = p->dense_j, .src_k = size, .dst = workspace + e * job.dense_step * size,
+                .step = job.dense_step, .n = n, .k = 1,
+            };
+            kernels->pack[dtype](&pack);
+        }
+        job.dense = workspace;
+        job.indices = NULL;
     } else {
         fc_pack_job pack = {
             .src = dense, .src_j = p->dense_j, .src_k = p->dense_i, .dst = workspace, .step = job.dense_step, .n = n,
@@ -200,13 +212,13 @@ static void spmm_share(void *context, int thread, ptrdiff_t share) {
 static fc_status spmm_run(spmm *p, int threads) {
     if (!p->sparse->rows || !p->width) return FC_OK;
     const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype];
-    /* A panel of one vector if only that stays in L1: each stored entry then reads from there. Packed, it is as it is. */
     p->panel = p->kernels->panel[p->dtype];
-    if (!p->panels && (size_t)(p->inner * p->panel * size) > fc_l1_bytes() && (size_t)(p->inner * lanes * size) <= fc_l1_bytes())
-        p->panel = lanes;
     const ptrdiff_t step = p->width < p->panel ? (p->width + lanes - 1) / lanes * lanes : p->panel;
     const int team = fc_team_for((double)(p->sparse->begin[p->sparse->rows] + p->sparse->rows) * (double)p->width, threads);
-    if (!p->panels) p->panel_bytes = (size_t)(p->inner * step * size + 63) / 64 * 64;
+    /* With fewer entries than rows of the dense operand, only what they name is copied. */
+    const int64_t entries = p->sparse->begin[p->sparse->rows];
+    p->gather = !p->transpose && entries < p->inner;
+    if (!p->panels) p->panel_bytes = (size_t)((p->gather ? entries : p->inner) * step * size + 63) / 64 * 64;
     p->tile_bytes = (size_t)(TILE_ROWS * FC_PANEL_MAX * size);
     p->workspace = fc_alloc((size_t)team * (p->panel_bytes + 2 * p->tile_bytes));
     if (!p->workspace) return FC_NO_MEMORY;
