@@ -126,12 +126,23 @@ def _check_out(function, name, out, shape, dtype, inputs):
         raise TypeError(f"{function}(): {name} must be {dtype} like the result, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError(f"{function}(): {name} is read-only")
-    if out.size and any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
-        raise ValueError(f"{function}(): {name} overlaps itself (a stride of 0)")
+    if _overlaps_itself(out):
+        raise ValueError(f"{function}(): {name} overlaps itself (strides {out.strides} for shape {out.shape})")
     for other_name, other in inputs:
         for array in _memory(other):
             if _overlap(out, array):
                 raise ValueError(f"{function}(): {name} overlaps {other_name}")
+
+
+def _overlaps_itself(array):
+    """Whether elements may share memory: where some axis steps less than all the finer ones span."""
+    span = array.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
+        if size > 1 and array.size:
+            if stride < span:
+                return True
+            span += stride * (size - 1)
+    return False
 
 
 def _memory(operand):

@@ -11,8 +11,8 @@
  * is the same sum over n, the gradients of w and bias the same over m (for bias: plain adds). Nothing else (batch size,
  * place in the batch, threads, strides, packing, target) changes a bit, on every target that has FMA. A CSR operand's
  * sum runs over its stored entries in stored order, in blocks of the same length counted from the row's first entry. The
- * gradient of a CSR weight's entries runs over the batch on 16 virtual lanes (lane l takes m = l mod 16), in blocks of
- * the same length, lanes added as a tree of halves, blocks added in order.
+ * gradient of a CSR weight's entries runs over the batch on 16 virtual lanes (lane l takes m = l mod 16; a block's end is
+ * padded to 16 with products of +0), in blocks of the same length, lanes added as a tree of halves, blocks in order.
  *
  * ## Rules that hold for every function
  * - Strides are in bytes, may be negative or zero, and need not be multiples of the element's size. Matrices that are
@@ -127,7 +127,7 @@ fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matr
 
 /* ---- Backward -----------------------------------------------------------------------------------------------------
  * grad_y is m by n. With an activation, z holds its argument in the forward pass and grad_y * act'(z) takes grad_y's
- * place. Outputs that are NULL are not computed; with `accumulate` gw and gb are added to what stands in them.
+ * place; for relu that is grad_y where z > 0 or z is NaN, else +0, whatever grad_y holds. Outputs that are NULL are not computed; with `accumulate` gw and gb are added to what stands in them.
  * Workspace: one copy of grad_y for gw, one more with an activation. */
 typedef struct fc_gradients {
     fc_matrix *gx;          /* m by k, contiguous rows */

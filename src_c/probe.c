@@ -18,7 +18,7 @@ typedef struct probe {
     char *buffer;
     size_t bytes;
     ptrdiff_t repeats;
-    double work[64]; /* of each thread, padded by 8 against false sharing where it matters */
+    double work[64]; /* of each thread */
     int team;
 } probe;
 
@@ -41,21 +41,27 @@ static void run_once(void *context, int thread, int team) {
     if (thread == 0) p->team = team;
 }
 
-/* The best rate of windows about `window` long within `seconds`. */
+/* The best rate of windows about `window` long within `seconds`. A region costs microseconds to start, and milliseconds
+ * where a thread has to wait for its core; so the repeats of a window come from one thread's rate. */
 static double best_rate(probe *p, double seconds, double window, int threads) {
     double best = 0;
-    p->repeats = 1;
     if (threads > MOST_THREADS) threads = MOST_THREADS;
+    double alone = 1; /* seconds for one repeat */
+    for (int i = 0; i < 3; i++) {
+        p->repeats = 1;
+        const double start = now();
+        fc_parallel(1, run_once, p);
+        const double took = now() - start;
+        if (took < alone) alone = took;
+    }
+    /* A buffer is shared out, so each thread's part of it takes that much less. */
+    p->repeats = (ptrdiff_t)(window / alone * (p->buffer ? threads : 1)) + 1;
     for (const double end = now() + seconds; best == 0 || now() < end;) {
         const double start = now();
         fc_parallel(threads, run_once, p);
         const double took = now() - start;
         double work = 0;
         for (int i = 0; i < p->team; i++) work += p->work[i];
-        if (took < window / 2) {
-            p->repeats *= 2;
-            if (now() < end) continue;
-        }
         if (work / took > best) best = work / took;
     }
     return best;

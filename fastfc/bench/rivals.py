@@ -316,7 +316,6 @@ class Torch(Rival):
         import torch
 
         torch.set_num_threads(threads)
-        torch.set_grad_enabled(False)
 
     def prepare(self, case, data):
         import torch
