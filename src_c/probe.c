@@ -19,26 +19,26 @@ typedef struct probe {
     size_t bytes;
     ptrdiff_t repeats;
     double work[64]; /* of each thread */
-    int team;
+    int shares;
 } probe;
 
 enum { MOST_THREADS = 64 };
 
-static void run_once(void *context, int thread, int team) {
+static void run_once(void *context, int thread, ptrdiff_t share_at) {
     probe *p = context;
+    (void)thread;
     double work = 0;
     for (ptrdiff_t i = 0; i < p->repeats; i++) {
         fc_probe_job job = {.count = 20000};
         if (p->buffer) {
-            const size_t line = 512, share = p->bytes / (size_t)team / line * line;
-            job.buffer = p->buffer + share * (size_t)thread;
+            const size_t line = 512, share = p->bytes / (size_t)p->shares / line * line;
+            job.buffer = p->buffer + share * (size_t)share_at;
             job.count = (ptrdiff_t)share / fc_size(p->dtype);
         }
         p->kernels->probe[p->dtype](&job);
         work += p->buffer ? (double)(job.count * fc_size(p->dtype)) : job.flops;
     }
-    if (thread < MOST_THREADS) p->work[thread] = work;
-    if (thread == 0) p->team = team;
+    p->work[share_at] = work;
 }
 
 /* The best rate of windows about `window` long within `seconds`. A region costs microseconds to start, and milliseconds
@@ -50,18 +50,20 @@ static double best_rate(probe *p, double seconds, double window, int threads) {
     for (int i = 0; i < 3; i++) {
         p->repeats = 1;
         const double start = now();
-        fc_parallel(1, run_once, p);
+        p->shares = 1;
+        fc_parallel_for(1, 1, run_once, p);
         const double took = now() - start;
         if (took < alone) alone = took;
     }
     /* A buffer is shared out, so each thread's part of it takes that much less. */
+    p->shares = threads;
     p->repeats = (ptrdiff_t)(window / alone * (p->buffer ? threads : 1)) + 1;
     for (const double end = now() + seconds; best == 0 || now() < end;) {
         const double start = now();
-        fc_parallel(threads, run_once, p);
+        fc_parallel_for(threads, threads, run_once, p);
         const double took = now() - start;
         double work = 0;
-        for (int i = 0; i < p->team; i++) work += p->work[i];
+        for (int i = 0; i < threads; i++) work += p->work[i];
         if (work / took > best) best = work / took;
     }
     return best;

@@ -1,7 +1,9 @@
-#define _POSIX_C_SOURCE 200809L
+#define _GNU_SOURCE
 #include "threads.h"
 
 #include "fastfc.h"
+
+#include <stdlib.h>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -29,67 +31,24 @@ static inline fp_mode fp_enter(void) {
 static inline void fp_leave(fp_mode old) { fesetenv(&old); }
 #endif
 
-static void run(void (*body)(void *, int, int), void *context, int thread, int team) {
+static void run_alone(ptrdiff_t units, void (*unit)(void *, int, ptrdiff_t), void *context) {
     const fp_mode old = fp_enter();
-    body(context, thread, team);
+    for (ptrdiff_t i = 0; i < units; i++) unit(context, 0, i);
     fp_leave(old);
 }
 
 #ifdef _OPENMP
+/* OpenMP's region brings up the workers, once; handing them work is ours. A region for each call would have everybody
+ * wait, spinning for milliseconds, for threads that the system has not let run: beside one other process a call of 70 us
+ * took 8 ms. Here a worker that does not come costs nothing: its units are taken by those who are there. */
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <time.h>
 
-/* libgomp's workers do not survive fork(), and a region in the child would wait for them for ever. A thread that is new
- * in the child has no workers yet and starts its own; so regions of a forked child run on one. */
-static int forked;
-static void in_child(void) { forked = 1; }
-__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
-
-typedef struct region {
-    int threads;
-    void (*body)(void *, int, int);
-    void *context;
-    atomic_int finished;
-} region;
-
-/* The barrier at a region's end spins for milliseconds. Where the system has not let a worker run (another process has
- * its core, or it was put behind us on ours), that keeps it from running; asleep, we make room for it. */
-static void wait_for_team(region *r, int team) {
-    for (int spin = 0; atomic_load_explicit(&r->finished, memory_order_acquire) < team; spin++)
-        if (spin > 2000) nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
-#if defined(__x86_64__)
-        else __builtin_ia32_pause();
-#endif
-}
-
-static void *run_region(void *argument) {
-    region *r = argument;
-#pragma omp parallel num_threads(r->threads)
-    {
-        run(r->body, r->context, omp_get_thread_num(), omp_get_num_threads());
-        atomic_fetch_add_explicit(&r->finished, 1, memory_order_release);
-        if (omp_get_thread_num() == 0) wait_for_team(r, omp_get_num_threads());
-    }
-    return NULL;
-}
-
-void fc_parallel(int threads, void (*body)(void *, int, int), void *context) {
-    if (threads <= 1) {
-        run(body, context, 0, 1);
-        return;
-    }
-    region r = {threads, body, context, 0};
-    if (forked) {
-        pthread_t thread;
-        if (pthread_create(&thread, NULL, run_region, &r) == 0) pthread_join(thread, NULL);
-        else run(body, context, 0, 1);
-        return;
-    }
-    run_region(&r);
-}
-
-int fc_has_openmp(void) { return 1; }
+/* How long a worker looks out for more work before it sleeps: longer than the gap between the calls of a training step. */
+enum { LOOKOUT_NS = 1000000, MOST_WORKERS = 1023 };
 
 /* One range of units, alone in its cache line. */
 typedef struct range {
@@ -102,13 +61,44 @@ enum { MOST_RANGES = 64 };
 typedef struct loop {
     void (*unit)(void *, int, ptrdiff_t);
     void *context;
-    int ranges;
+    int threads, ranges;
     range range[MOST_RANGES];
 } loop;
 
-static void take_units(void *context, int thread, int team) {
-    loop *l = context;
-    (void)team;
+static struct pool {
+    _Alignas(64) atomic_uint posted;   /* counts loops; workers look out for it to change */
+    _Atomic(loop *) open;              /* the loop that workers may enter, or NULL */
+    _Alignas(64) atomic_int inside;    /* workers that may be in it */
+    _Alignas(64) atomic_flag taken;    /* by the caller whose loop it is */
+    atomic_int asleep;
+    atomic_int caller_cpu;
+    int workers;                       /* brought up so far; written by the caller that holds `taken` */
+    pthread_mutex_t mutex;             /* for sleeping on */
+    pthread_cond_t wake;
+} pool = {.taken = ATOMIC_FLAG_INIT, .mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+/* Threads do not survive fork(): the child brings up its own when it needs them. */
+static void in_child(void) {
+    pool = (struct pool){.taken = ATOMIC_FLAG_INIT, .mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+}
+__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
+
+static int64_t nanoseconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static inline void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static void take_units(loop *l, int thread) {
+    const fp_mode old = fp_enter();
     for (int i = 0; i < l->ranges; i++) {
         range *r = &l->range[(thread + i) % l->ranges];
         /* Looked at before it is taken from: a finished range's line then stays shared. */
@@ -117,34 +107,125 @@ static void take_units(void *context, int thread, int team) {
             if (u < r->end) l->unit(l->context, thread, u);
         }
     }
+    fp_leave(old);
 }
+
+/* The system may put a worker behind its caller on one CPU and leave it there for 50 ms and more, beside an idle one.
+ * Asking for any other CPU for a moment moves it; after that it may run anywhere again. */
+static void step_aside(void) {
+#ifdef __linux__
+    cpu_set_t all, others;
+    const int cpu = sched_getcpu();
+    if (cpu != atomic_load_explicit(&pool.caller_cpu, memory_order_relaxed) || sched_getaffinity(0, sizeof all, &all)) return;
+    others = all;
+    CPU_CLR((size_t)cpu, &others);
+    if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others)) sched_setaffinity(0, sizeof all, &all);
+#endif
+}
+
+/* Until a loop other than `seen` is posted: awake for a while, then asleep. */
+static unsigned wait_for_post(unsigned seen) {
+    const int64_t until = nanoseconds() + LOOKOUT_NS;
+    do {
+        for (int i = 0; i < 64; i++) {
+            const unsigned now = atomic_load(&pool.posted);
+            if (now != seen) return now;
+            relax();
+        }
+        step_aside();
+    } while (nanoseconds() < until);
+    pthread_mutex_lock(&pool.mutex);
+    atomic_fetch_add(&pool.asleep, 1);
+    while (atomic_load(&pool.posted) == seen) pthread_cond_wait(&pool.wake, &pool.mutex);
+    atomic_fetch_sub(&pool.asleep, 1);
+    pthread_mutex_unlock(&pool.mutex);
+    return atomic_load(&pool.posted);
+}
+
+static void work(int thread) {
+    for (unsigned seen = 0;;) {
+        seen = wait_for_post(seen);
+        step_aside();
+        /* The order matters: a caller first closes its loop and then waits for those inside. Whoever still finds it open
+         * after having stepped inside is waited for; whoever comes later finds it closed and touches nothing of it. */
+        atomic_fetch_add(&pool.inside, 1);
+        loop *l = atomic_load(&pool.open);
+        if (l && thread < l->threads) take_units(l, thread);
+        atomic_fetch_sub(&pool.inside, 1);
+    }
+}
+
+typedef struct crew {
+    int first, count;
+} crew;
+
+static void *bring_up(void *argument) {
+    const crew c = *(const crew *)argument;
+    free(argument);
+#pragma omp parallel num_threads(c.count)
+    work(c.first + omp_get_thread_num());
+    return NULL;
+}
+
+/* Workers up to number `threads` - 1. If the system gives none, the caller does it all. */
+static void hire(int threads) {
+    if (pool.workers >= threads - 1) return;
+    crew *c = malloc(sizeof *c);
+    if (!c) return;
+    *c = (crew){pool.workers + 1, threads - 1 - pool.workers};
+    const int count = c->count;
+    /* Signals are for the threads of the program, not for ours. */
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, bring_up, c) == 0) {
+        pthread_detach(thread);
+        pool.workers += count;
+    } else {
+        free(c);
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+void fc_parallel_for(int threads, ptrdiff_t units, void (*unit)(void *, int, ptrdiff_t), void *context) {
+    if (threads > units) threads = (int)units;
+    if (threads > MOST_WORKERS + 1) threads = MOST_WORKERS + 1;
+    if (threads <= 1 || atomic_flag_test_and_set(&pool.taken)) {
+        run_alone(units, unit, context);
+        return;
+    }
+    hire(threads);
+    loop l = {.unit = unit, .context = context, .threads = threads, .ranges = threads < MOST_RANGES ? threads : MOST_RANGES};
+    for (int i = 0; i < l.ranges; i++) {
+        atomic_init(&l.range[i].next, units * i / l.ranges);
+        l.range[i].end = units * (i + 1) / l.ranges;
+    }
+#ifdef __linux__
+    atomic_store_explicit(&pool.caller_cpu, sched_getcpu(), memory_order_relaxed);
+#endif
+    atomic_store(&pool.open, &l);
+    atomic_fetch_add(&pool.posted, 1);
+    if (atomic_load(&pool.asleep)) {
+        pthread_mutex_lock(&pool.mutex);
+        pthread_cond_broadcast(&pool.wake);
+        pthread_mutex_unlock(&pool.mutex);
+    }
+    take_units(&l, 0);
+    atomic_store(&pool.open, (loop *)NULL);
+    /* A worker inside that the system has interrupted gets this core: asleep, we make room for it. */
+    for (int spin = 0; atomic_load(&pool.inside); spin++)
+        if (spin < 10000) relax();
+        else nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
+    atomic_flag_clear(&pool.taken);
+}
+
+int fc_has_openmp(void) { return 1; }
 #else
-void fc_parallel(int threads, void (*body)(void *, int, int), void *context) {
+void fc_parallel_for(int threads, ptrdiff_t units, void (*unit)(void *, int, ptrdiff_t), void *context) {
     (void)threads;
-    run(body, context, 0, 1);
+    run_alone(units, unit, context);
 }
 
 int fc_has_openmp(void) { return 0; }
 #endif
-
-void fc_parallel_for(int threads, ptrdiff_t units, void (*unit)(void *, int, ptrdiff_t), void *context) {
-#ifdef _OPENMP
-    if (threads > units) threads = (int)units;
-    if (threads > 1) {
-        loop l;
-        l.unit = unit;
-        l.context = context;
-        l.ranges = threads < MOST_RANGES ? threads : MOST_RANGES;
-        for (int i = 0; i < l.ranges; i++) {
-            atomic_init(&l.range[i].next, units * i / l.ranges);
-            l.range[i].end = units * (i + 1) / l.ranges;
-        }
-        fc_parallel(threads, take_units, &l);
-        return;
-    }
-#endif
-    (void)threads;
-    const fp_mode old = fp_enter();
-    for (ptrdiff_t i = 0; i < units; i++) unit(context, 0, i);
-    fp_leave(old);
-}
