@@ -22,7 +22,7 @@ TARGETS = {"baseline": [], "scalar": []}
 if X86:
     TARGETS["avx2"] = ["-mavx2", "-mfma"]
     TARGETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
-DRIVERS = ["dispatch", "gemm", "linear", "memory", "packed", "probe", "reduce", "sparse", "threads"]
+DRIVERS = ["activation", "dispatch", "gemm", "linear", "memory", "packed", "probe", "reduce", "sparse", "threads"]
 
 
 class build_kernels(build_ext):

@@ -38,8 +38,20 @@ extern "C" {
 typedef enum fc_status { FC_OK = 0, FC_NO_MEMORY = 1 } fc_status;
 typedef enum fc_dtype { FC_F32 = 0, FC_F64 = 1 } fc_dtype;
 
-/* relu(x) is x for x > 0, NaN for NaN, +0 otherwise. */
-typedef enum fc_activation { FC_IDENTITY = 0, FC_RELU = 1 } fc_activation;
+/* relu(x) is x for x > 0, NaN for NaN, +0 otherwise. kernels/activation.inc says what the others are. */
+typedef enum fc_activation {
+    FC_IDENTITY = 0,
+    FC_RELU,
+    FC_LEAKY_RELU,          /* parameter: the slope for x <= 0 */
+    FC_ELU,                 /* parameter: alpha */
+    FC_GELU,                /* x Phi(x), by erf */
+    FC_GELU_TANH,           /* its approximation by tanh */
+    FC_SILU,
+    FC_SIGMOID,
+    FC_TANH,
+    FC_SOFTPLUS,            /* parameter: beta > 0; x where beta x > 20 */
+    FC_HARDSWISH
+} fc_activation;
 
 /* ---- Targets ------------------------------------------------------------------------------------------------------ */
 
@@ -150,6 +162,14 @@ fc_status fc_linear_backward_csr(fc_dtype dtype, const fc_upstream *up, const fc
 /* A CSR x: gw is n by k and dense; gx must be NULL. */
 fc_status fc_linear_backward_csr_x(fc_dtype dtype, const fc_upstream *up, const fc_csr *x, const fc_gradients *out,
                                    int threads);
+
+/* ---- Activations on their own -------------------------------------------------------------------------------------
+ * n contiguous elements; y may be x, and dst may be grad or x. The same bits as in an epilogue. */
+void fc_activation_forward(fc_dtype dtype, fc_activation activation, double parameter, const void *x, void *y, ptrdiff_t n,
+                           int threads);
+/* dst = grad * act'(x). */
+void fc_activation_backward(fc_dtype dtype, fc_activation activation, double parameter, const void *grad, const void *x,
+                            void *dst, ptrdiff_t n, int threads);
 
 /* ---- The machine's limits, for benchmarks ------------------------------------------------------------------------- */
 

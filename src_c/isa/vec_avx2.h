@@ -51,6 +51,23 @@ FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) {
     return _mm256_and_pd(_mm256_cmp_pd(test, _mm256_setzero_pd(), _CMP_NLE_UQ), v);
 }
 
+FC_INLINE vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return _mm256_min_ps(a, b); }
+FC_INLINE vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return _mm256_min_pd(a, b); }
+FC_INLINE vec_f32 v_where_lt_f32(vec_f32 a, vec_f32 b, vec_f32 x, vec_f32 y) {
+    return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+FC_INLINE vec_f64 v_where_lt_f64(vec_f64 a, vec_f64 b, vec_f64 x, vec_f64 y) {
+    return _mm256_blendv_pd(y, x, _mm256_cmp_pd(a, b, _CMP_LT_OQ));
+}
+FC_INLINE vec_f32 v_abs_f32(vec_f32 v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
+FC_INLINE vec_f64 v_abs_f64(vec_f64 v) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), v); }
+FC_INLINE vec_f32 v_copysign_f32(vec_f32 v, vec_f32 s) { return _mm256_or_ps(v, _mm256_and_ps(_mm256_set1_ps(-0.0f), s)); }
+FC_INLINE vec_f64 v_copysign_f64(vec_f64 v, vec_f64 s) { return _mm256_or_pd(v, _mm256_and_pd(_mm256_set1_pd(-0.0), s)); }
+FC_INLINE vec_f32 v_pow2_f32(vec_f32 b) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(b), 23)); }
+FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) { return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(b), 52)); }
+FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fnmadd_ps(a, b, c); }
+FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fnmadd_pd(a, b, c); }
+
 FC_INLINE __m256 rows_f32(const char *p, ptrdiff_t row) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)p)),
                                 _mm_loadu_ps((const float *)(p + 4 * row)), 1);

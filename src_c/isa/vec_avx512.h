@@ -36,6 +36,23 @@ FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(test, _mm512_setzero_pd(), _CMP_NLE_UQ), v);
 }
 
+FC_INLINE vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return _mm512_min_ps(a, b); }
+FC_INLINE vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return _mm512_min_pd(a, b); }
+FC_INLINE vec_f32 v_where_lt_f32(vec_f32 a, vec_f32 b, vec_f32 x, vec_f32 y) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
+}
+FC_INLINE vec_f64 v_where_lt_f64(vec_f64 a, vec_f64 b, vec_f64 x, vec_f64 y) {
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_LT_OQ), y, x);
+}
+FC_INLINE vec_f32 v_abs_f32(vec_f32 v) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), v); }
+FC_INLINE vec_f64 v_abs_f64(vec_f64 v) { return _mm512_andnot_pd(_mm512_set1_pd(-0.0), v); }
+FC_INLINE vec_f32 v_copysign_f32(vec_f32 v, vec_f32 s) { return _mm512_or_ps(v, _mm512_and_ps(_mm512_set1_ps(-0.0f), s)); }
+FC_INLINE vec_f64 v_copysign_f64(vec_f64 v, vec_f64 s) { return _mm512_or_pd(v, _mm512_and_pd(_mm512_set1_pd(-0.0), s)); }
+FC_INLINE vec_f32 v_pow2_f32(vec_f32 b) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(b), 23)); }
+FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) { return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(b), 52)); }
+FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fnmadd_ps(a, b, c); }
+FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fnmadd_pd(a, b, c); }
+
 /* Blocks of 16 by 16 and 8 by 8: every row gives one whole line, so rows whose addresses fall into one L1 set (a
  * stride of 4096 bytes) are read once all the same. First 4 by 4 (2 by 2) inside the lanes of 128 bits, then the lanes. */
 enum { TRANSPOSE_f32 = 16, TRANSPOSE_f64 = 8 };

@@ -38,6 +38,32 @@ FC_INLINE vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return a * b + c;
 FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) { return (vec_f32)(~(bits_f32)(test <= 0.0f) & (bits_f32)v); }
 FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) { return (vec_f64)(~(bits_f64)(test <= 0.0) & (bits_f64)v); }
 
+FC_INLINE vec_f32 v_where_lt_f32(vec_f32 a, vec_f32 b, vec_f32 x, vec_f32 y) {
+    const bits_f32 less = a < b;
+    return (vec_f32)((less & (bits_f32)x) | (~less & (bits_f32)y));
+}
+FC_INLINE vec_f64 v_where_lt_f64(vec_f64 a, vec_f64 b, vec_f64 x, vec_f64 y) {
+    const bits_f64 less = a < b;
+    return (vec_f64)((less & (bits_f64)x) | (~less & (bits_f64)y));
+}
+FC_INLINE vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return v_where_lt_f32(a, b, a, b); }
+FC_INLINE vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return v_where_lt_f64(a, b, a, b); }
+FC_INLINE vec_f32 v_abs_f32(vec_f32 v) { return (vec_f32)((bits_f32)v & INT32_MAX); }
+FC_INLINE vec_f64 v_abs_f64(vec_f64 v) { return (vec_f64)((bits_f64)v & INT64_MAX); }
+FC_INLINE vec_f32 v_copysign_f32(vec_f32 v, vec_f32 s) { return (vec_f32)((bits_f32)v | ((bits_f32)s & INT32_MIN)); }
+FC_INLINE vec_f64 v_copysign_f64(vec_f64 v, vec_f64 s) { return (vec_f64)((bits_f64)v | ((bits_f64)s & INT64_MIN)); }
+FC_INLINE vec_f32 v_pow2_f32(vec_f32 b) { return (vec_f32)((bits_f32)b << 23); }
+FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) { return (vec_f64)((bits_f64)b << 52); }
+/* Dekker's product: the factors are cut into halves whose products are exact. They are far from overflow here. */
+FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) {
+    const vec_f32 ca = a * 4097.0f, cb = b * 4097.0f, ah = ca - (ca - a), bh = cb - (cb - b), al = a - ah, bl = b - bh;
+    return (((c - ah * bh) - ah * bl) - al * bh) - al * bl;
+}
+FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) {
+    const vec_f64 ca = a * 134217729.0, cb = b * 134217729.0, ah = ca - (ca - a), bh = cb - (cb - b), al = a - ah, bl = b - bh;
+    return (((c - ah * bh) - ah * bl) - al * bh) - al * bl;
+}
+
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
     const vec_f32 r0 = v_load_f32(src), r1 = v_load_f32(src + row);

@@ -2,6 +2,7 @@
  * targets compute. See kernels/vocabulary.h. */
 #include <math.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 #define FC_INLINE static inline __attribute__((always_inline))
@@ -27,6 +28,31 @@ FC_INLINE vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return fmaf(a, b,
 FC_INLINE vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return fma(a, b, c); }
 FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) { return !(test <= 0.0f) ? v : 0.0f; }
 FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) { return !(test <= 0.0) ? v : 0.0; }
+
+FC_INLINE vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return a < b ? a : b; }
+FC_INLINE vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return a < b ? a : b; }
+FC_INLINE vec_f32 v_where_lt_f32(vec_f32 a, vec_f32 b, vec_f32 x, vec_f32 y) { return a < b ? x : y; }
+FC_INLINE vec_f64 v_where_lt_f64(vec_f64 a, vec_f64 b, vec_f64 x, vec_f64 y) { return a < b ? x : y; }
+FC_INLINE vec_f32 v_abs_f32(vec_f32 v) { return fabsf(v); }
+FC_INLINE vec_f64 v_abs_f64(vec_f64 v) { return fabs(v); }
+FC_INLINE vec_f32 v_copysign_f32(vec_f32 v, vec_f32 s) { return copysignf(v, s); }
+FC_INLINE vec_f64 v_copysign_f64(vec_f64 v, vec_f64 s) { return copysign(v, s); }
+FC_INLINE vec_f32 v_pow2_f32(vec_f32 b) {
+    uint32_t i;
+    memcpy(&i, &b, sizeof i);
+    i <<= 23;
+    memcpy(&b, &i, sizeof i);
+    return b;
+}
+FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) {
+    uint64_t i;
+    memcpy(&i, &b, sizeof i);
+    i <<= 52;
+    memcpy(&b, &i, sizeof i);
+    return b;
+}
+FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return fmaf(-a, b, c); }
+FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return fma(-a, b, c); }
 
 enum { TRANSPOSE_f32 = 1, TRANSPOSE_f64 = 1 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {

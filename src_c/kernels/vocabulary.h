@@ -7,6 +7,12 @@
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
  *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
  *   v_positive(t, v)          v where t > 0 or t is NaN, else +0
+ *   v_min(a, b)               a where a < b, else b: b's NaN passes, a's does not
+ *   v_where_lt(a, b, x, y)    x where a < b, else y
+ *   v_abs(v)                  without the sign
+ *   v_copysign(v, s)          v, whose sign is +, with the sign of s
+ *   v_pow2(b)                 2^n for b = n + POW2_BIAS (activation_constants.h), n within the normal exponents
+ *   v_residue(a, b, c)        c - a*b, rounded once on every target, where c is a*b but for an ulp or so
  *   v_transpose(src, row, t)  lane j of t[i] = element i of row j of src: VL rows, `row` bytes apart, TRANSPOSE elements
  *                             of each
  *   ROWS_1 .. ROWS_4          the most rows of a register tile that is 1 to 4 vectors wide
@@ -27,6 +33,12 @@
 #define v_store_n FC_TYPED(v_store_n_)
 #define v_fma FC_TYPED(v_fma_)
 #define v_positive FC_TYPED(v_positive_)
+#define v_min FC_TYPED(v_min_)
+#define v_where_lt FC_TYPED(v_where_lt_)
+#define v_abs FC_TYPED(v_abs_)
+#define v_copysign FC_TYPED(v_copysign_)
+#define v_pow2 FC_TYPED(v_pow2_)
+#define v_residue FC_TYPED(v_residue_)
 #define v_transpose FC_TYPED(v_transpose_)
 
 /* Vectors in a panel, elements in a row of it. */
