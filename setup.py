@@ -17,11 +17,14 @@ from setuptools.command.build_ext import build_ext
 # Never -ffast-math: the order of summation is promised, and FMAs are explicit.
 COMMON = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
 X86 = platform.machine().lower() in ("x86_64", "amd64")
+NEON = platform.machine().lower() in ("aarch64", "arm64")
 # The one list of targets: name -> flags. dispatch.c says which of them a CPU can run.
 TARGETS = {"baseline": [], "scalar": []}
 if X86:
     TARGETS["avx2"] = ["-mavx2", "-mfma"]
     TARGETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
+if NEON:
+    TARGETS["neon"] = []
 DRIVERS = ["activation", "dispatch", "gemm", "linear", "memory", "packed", "probe", "reduce", "sparse", "threads"]
 
 
@@ -29,7 +32,7 @@ class build_kernels(build_ext):
     """build_ext that compiles the kernels with each target's flags, and finds out about OpenMP."""
 
     def build_extension(self, ext):
-        macros = [("FC_HAVE_X86", "1")] if X86 else []
+        macros = [(name, "1") for name, here in (("FC_HAVE_X86", X86), ("FC_HAVE_NEON", NEON)) if here]
         warnings = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("FASTFC_WERROR") == "1" else []
         openmp = [] if os.environ.get("FASTFC_NO_OPENMP") == "1" else self.openmp_flags()
 

@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-/* FC_HAVE_X86: the build compiled the x86 targets. The CPU's word counts only with the operating system's: GCC's
- * builtin looks at both (CPUID and XCR0). */
+/* FC_HAVE_X86, FC_HAVE_NEON: the build compiled the targets of x86-64, of AArch64. An x86 CPU's word counts only with
+ * the operating system's: GCC's builtin looks at both (CPUID and XCR0). Every AArch64 CPU has NEON. */
 typedef struct target {
     const fc_kernels *kernels;
     int (*runs_here)(void);
@@ -27,6 +27,9 @@ static const target targets[] = {
 #ifdef FC_HAVE_X86
     {&fc_kernels__avx512, has_avx512},
     {&fc_kernels__avx2, has_avx2},
+#endif
+#ifdef FC_HAVE_NEON
+    {&fc_kernels__neon, always},
 #endif
     {&fc_kernels__baseline, always},
     {&fc_kernels__scalar, always},

@@ -135,6 +135,7 @@ FC_TARGET(baseline)
 FC_TARGET(scalar)
 FC_TARGET(avx2)
 FC_TARGET(avx512)
+FC_TARGET(neon)
 #undef FC_TARGET
 
 /* Elements to skip from panel to panel, and so on, need the element's size. */

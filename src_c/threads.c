@@ -19,6 +19,19 @@ static inline fp_mode fp_enter(void) {
     return old;
 }
 static inline void fp_leave(fp_mode old) { _mm_setcsr(old); }
+#elif defined(__aarch64__)
+typedef struct fp_mode {
+    unsigned long long control, status;
+} fp_mode;
+static inline fp_mode fp_enter(void) {
+    fp_mode old;
+    __asm__ volatile("mrs %0, fpcr\n\tmrs %1, fpsr\n\tmsr fpcr, xzr"
+                     : "=&r"(old.control), "=&r"(old.status) : : "memory");
+    return old;
+}
+static inline void fp_leave(fp_mode old) {
+    __asm__ volatile("msr fpcr, %0\n\tmsr fpsr, %1" : : "r"(old.control), "r"(old.status) : "memory");
+}
 #else
 #include <fenv.h>
 typedef fenv_t fp_mode;
