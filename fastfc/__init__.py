@@ -9,7 +9,7 @@ from fastfc._version import __version__
 
 _runtime.start()
 
-from fastfc import init, optim  # noqa: E402
+from fastfc import activations, init, optim  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
 from fastfc.layers import Linear, ReLU, SparseLinear  # noqa: E402
@@ -36,6 +36,7 @@ __all__ = [
     "Sequential",
     "SparseLinear",
     "__version__",
+    "activations",
     "available_isas",
     "current_isa",
     "get_num_threads",

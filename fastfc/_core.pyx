@@ -25,6 +25,15 @@ cdef extern from "fastfc.h" nogil:
     ctypedef enum fc_activation:
         FC_IDENTITY
         FC_RELU
+        FC_LEAKY_RELU
+        FC_ELU
+        FC_GELU
+        FC_GELU_TANH
+        FC_SILU
+        FC_SIGMOID
+        FC_TANH
+        FC_SOFTPLUS
+        FC_HARDSWISH
     ctypedef struct fc_matrix:
         void *data
         Py_ssize_t rows, cols, row_stride, col_stride
@@ -81,6 +90,8 @@ cdef extern from "fastfc.h" nogil:
     fc_status fc_linear_backward_csr(fc_dtype, const fc_upstream *, const fc_matrix *, const fc_csr *,
                                      const fc_gradients *, int)
     fc_status fc_linear_backward_csr_x(fc_dtype, const fc_upstream *, const fc_csr *, const fc_gradients *, int)
+    void fc_activation_forward(fc_dtype, fc_activation, double, const void *, void *, Py_ssize_t, int)
+    void fc_activation_backward(fc_dtype, fc_activation, double, const void *, const void *, void *, Py_ssize_t, int)
     double fc_probe_fma(fc_dtype dtype, double seconds, double window, int threads)
     double fc_probe_read(size_t bytes, double seconds, double window, int threads)
 
@@ -310,8 +321,20 @@ def pack(weight):
 
 # ---- Forward ------------------------------------------------------------------------------------------------------
 
-# Name of an activation -> its number in C.
-ACTIVATIONS = {None: FC_IDENTITY, "relu": FC_RELU}
+# Name of an activation -> (its number in C, its parameter's default or 0).
+ACTIVATIONS = {
+    None: (FC_IDENTITY, 0.0),
+    "relu": (FC_RELU, 0.0),
+    "leaky_relu": (FC_LEAKY_RELU, 0.01),
+    "elu": (FC_ELU, 1.0),
+    "gelu": (FC_GELU, 0.0),
+    "gelu_tanh": (FC_GELU_TANH, 0.0),
+    "silu": (FC_SILU, 0.0),
+    "sigmoid": (FC_SIGMOID, 0.0),
+    "tanh": (FC_TANH, 0.0),
+    "softplus": (FC_SOFTPLUS, 1.0),
+    "hardswish": (FC_HARDSWISH, 0.0),
+}
 cdef dict _activations = ACTIVATIONS
 
 
@@ -397,8 +420,11 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
         `x` and `weight` may be CSR.
     bias : (out_features,) ndarray, optional
         Added to the sum.
-    activation : {None, "relu"}, optional
-        Applied last. ``relu(x)`` is x for x > 0, NaN for NaN, +0 otherwise.
+    activation : str or (str, float) tuple, optional
+        Applied last: "relu", "leaky_relu", "elu", "gelu" (by erf), "gelu_tanh", "silu", "sigmoid", "tanh", "softplus" or
+        "hardswish", with torch's default parameters, or a pair: ``("leaky_relu", slope)``, ``("elu", alpha)``,
+        ``("softplus", beta)``. :mod:`fastfc.activations` gives formulas and largest errors. ``relu(x)`` is x for x > 0,
+        NaN for NaN, +0 otherwise.
     residual : (..., out_features) ndarray, optional
         Added before the activation.
     out : (..., out_features) ndarray, optional
@@ -447,6 +473,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     cdef fc_dtype dt
     cdef Py_ssize_t n = 0, k = -1
     cdef int team, type_num
+    cdef tuple act
     if not (type(x) is cnp.ndarray and return_preactivation is False and threads is None and
             (activation is None or (type(activation) is str and activation in _activations))):
         return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
@@ -492,8 +519,9 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
         if may_overlap(y, a) or (p is None and may_overlap(y, w)) or (bias is not None and may_overlap(y, bias)) or \
                 (residual is not None and may_overlap(y, residual)):
             return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
-    e.activation = <fc_activation><int>_activations[activation]
-    e.parameter = 0
+    act = <tuple>_activations[activation]
+    e.activation = <fc_activation><int>act[0]
+    e.parameter = <double>act[1]
     e.y = cnp.PyArray_DATA(y)
     e.y_row = n * cnp.PyArray_ITEMSIZE(a)
     e.z = NULL
@@ -666,7 +694,7 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
         As in the forward pass. For a CSR x there is no gradient of x.
     weight : (out_features, in_features) ndarray or CSR
         As in the forward pass; not packed.
-    activation : {None, "relu"}, optional
+    activation : str or (str, float) tuple, optional
         As in the forward pass.
     preactivation : (..., out_features) ndarray, optional
         z of the forward pass (``return_preactivation=True``); required with an activation.
@@ -718,6 +746,7 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
     cdef fc_dtype dt
     cdef cnp.npy_intp shape[2]
     cdef int type_num, want = 0, team = _default_threads
+    cdef tuple act
     cdef bint common = (
         type(grad_y) is cnp.ndarray and type(x) is cnp.ndarray and type(weight) is cnp.ndarray and threads is None
         and (activation is None or (type(activation) is str and activation in _activations and type(preactivation) is cnp.ndarray))
@@ -742,7 +771,9 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
         z = preactivation
         common = is_plain(z) and cnp.PyArray_TYPE(z) == type_num and same_leading(z, g, gm.cols) and rows_of(z, &zm)
         up.z = &zm
-        up.activation = <fc_activation><int>_activations[activation]
+        act = <tuple>_activations[activation]
+        up.activation = <fc_activation><int>act[0]
+        up.parameter = <double>act[1]
     # Outputs of the caller's take the long way unless they are exactly what would be made here.
     if common and out[0] is not None:
         common = want & _GX and is_out(out[0], type_num, cnp.PyArray_NDIM(a)) and same_leading(out[0], a, xm.cols)
@@ -789,3 +820,27 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
     if status != FC_OK:
         raise MemoryError("linear_backward(): no memory for workspace")
     return gx, gw, gb
+
+
+# ---- Activations on their own -------------------------------------------------------------------------------------
+
+def activation_forward(cnp.ndarray x not None, cnp.ndarray y not None, int activation, double parameter, int threads):
+    """The checked form: C-contiguous arrays of one dtype and size; y may be x."""
+    cdef fc_dtype dt = dtype_of(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
+    cdef const void *source = cnp.PyArray_DATA(x)
+    cdef void *target = cnp.PyArray_DATA(y)
+    with nogil:
+        fc_activation_forward(dt, <fc_activation>activation, parameter, source, target, n, threads)
+
+
+def activation_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, cnp.ndarray gx not None, int activation,
+                        double parameter, int threads):
+    """The checked form: C-contiguous arrays of one dtype and size; gx may be grad_y or x."""
+    cdef fc_dtype dt = dtype_of(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
+    cdef const void *grad = cnp.PyArray_DATA(grad_y)
+    cdef const void *source = cnp.PyArray_DATA(x)
+    cdef void *target = cnp.PyArray_DATA(gx)
+    with nogil:
+        fc_activation_backward(dt, <fc_activation>activation, parameter, grad, source, target, n, threads)

@@ -6,6 +6,7 @@ through this module and returns to ``_core.forward`` and ``_core.backward`` in t
 
 from __future__ import annotations
 
+import math
 import operator
 
 import numpy as np
@@ -55,15 +56,38 @@ def _threads(function, threads):
     return min(n, 1024)
 
 
+# The activations that have a parameter, and its name.
+PARAMETERS = {"leaky_relu": "slope", "elu": "alpha", "softplus": "beta"}
+
+
 def _activation(function, activation):
     """(number in C, parameter) of an activation's name, or of a pair (name, parameter)."""
     known = _core.ACTIVATIONS
     if (activation is None or isinstance(activation, str)) and activation in known:
-        return known[activation], 0.0
+        return known[activation]
+    if isinstance(activation, tuple) and len(activation) == 2 and isinstance(activation[0], str):
+        name, value = activation
+        if name in PARAMETERS:
+            return known[name][0], _parameter(function, f"activation's {PARAMETERS[name]}", name, value)
     names = ", ".join(repr(name) for name in known)
+    pairs = ", ".join(f"({name!r}, {parameter})" for name, parameter in PARAMETERS.items())
+    expected = f"{function}(): activation must be one of {names}, or a pair {pairs}"
     if not (activation is None or isinstance(activation, (str, tuple))):
-        raise TypeError(f"{function}(): activation must be one of {names}, got {type(activation).__name__}")
-    raise ValueError(f"{function}(): activation must be one of {names}, got {activation!r}")
+        raise TypeError(f"{expected}, got {type(activation).__name__}")
+    raise ValueError(f"{expected}, got {activation!r}")
+
+
+def _parameter(function, label, activation, value):
+    """An activation's parameter as a float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{function}(): {label} must be a number, got {type(value).__name__}")
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"{function}(): {label} must be finite, got {value}")
+    # Beyond these, x * beta and its inverse leave float32's range.
+    if activation == "softplus" and not 1e-30 <= value <= 1e30:
+        raise ValueError(f"{function}(): {label} must be positive, from 1e-30 to 1e30, got {value}")
+    return value
 
 
 def check_pack(weight):
