@@ -28,6 +28,7 @@ typedef struct plan {
     ptrdiff_t panels, splits;     /* units = panels x splits of the rows */
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     ptrdiff_t rows;               /* rows at a time while there are several chunks */
+    int ahead;                    /* the next chunk is fetched while this one is worked on */
     int direct;                   /* b is read where it stands, its rows of outputs contiguous */
     int few;                      /* b is read where it stands, its columns of k contiguous */
     size_t panel_bytes, total_bytes;
@@ -66,9 +67,15 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
             };
             if (g->panels) {
                 job.b = (const char *)g->panels + (col * g->k + k * step) * size;
+                job.stream = !p->ahead;
+                if (p->ahead) {
+                    const int again = job.last && row + p->rows < end;
+                    job.next = again ? (const char *)g->panels + col * g->k * size : (const char *)job.b + job.k * step * size;
+                }
             } else if (direct) {
                 job.b = (const char *)g->b + col * g->b_j + k * g->b_k;
                 job.b_step = g->b_k / size;
+                job.stream = 1;
             } else {
                 fc_pack_job pack = {
                     .src = (const char *)g->b + col * g->b_j + k * g->b_k, .src_j = g->b_j, .src_k = g->b_k,
@@ -133,6 +140,9 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0 &&
                g->m <= 3 * tile;
     p.few = !g->panels && g->b_k == size && g->m <= FC_FEW;
+    /* The next chunk comes into L2 while this one is worked on: so both, and what x needs, have to fit. */
+    p.ahead = g->panels && g->m > tile;
+    if (p.ahead && p.chunk > 4 * FC_BLOCK) p.chunk = (p.chunk / FC_BLOCK + 1) / 2 * FC_BLOCK;
     /* With one tile of rows nothing is read twice. */
     if ((g->panels || p.direct) && g->m <= tile) p.chunk = g->k;
     if (p.chunk >= g->k) p.chunk = g->k ? g->k : 1;

@@ -28,6 +28,8 @@ typedef struct fc_gemm_job {
     const void *b;
     ptrdiff_t b_step;         /* elements from row to row */
     ptrdiff_t m, n, k;
+    int stream;               /* b is read once: fetch it ahead into L1; otherwise it is in L2 */
+    const void *next;         /* NULL, or what to fetch into L2 meanwhile: as many bytes as b, which come next */
     void *total;              /* may be NULL when first and last */
     int first, last;
     const fc_epilogue *epilogue;

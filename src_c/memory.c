@@ -9,18 +9,42 @@
 #endif
 
 void *fc_alloc(size_t bytes) {
-    const size_t huge = (size_t)2 << 20;
-    const size_t align = bytes >= 2 * huge ? huge : 64;
     void *p = NULL;
-    if (bytes > SIZE_MAX - align || posix_memalign(&p, align, bytes ? bytes : 1)) return NULL;
-#ifdef MADV_HUGEPAGE
-    /* A panel walk touches a new 4 KiB page every 16 steps; with huge pages the TLB covers it. Advice only. */
-    if (align == huge) madvise(p, bytes - bytes % huge, MADV_HUGEPAGE);
-#endif
-    return p;
+    return posix_memalign(&p, 64, bytes ? bytes : 1) ? NULL : p;
 }
 
 void fc_free(void *p) { free(p); }
+
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+/* A panel walk touches a new 4 KiB page every 16 steps; with huge pages the TLB covers it. Memory from malloc would not
+ * do: what was in use before keeps its small pages. */
+static const size_t huge = (size_t)2 << 20;
+
+void *fc_map(size_t bytes) {
+    if (bytes < huge) return fc_alloc(bytes);
+    if (bytes > SIZE_MAX - 2 * huge) return NULL;
+    const size_t size = (bytes + huge - 1) / huge * huge;
+    char *p = mmap(NULL, size + huge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    /* Trimmed to the aligned part. */
+    const size_t skip = (huge - (uintptr_t)p % huge) % huge;
+    if (skip) munmap(p, skip);
+    if (skip < huge) munmap(p + skip + size, huge - skip);
+    madvise(p + skip, size, MADV_HUGEPAGE);
+    return p + skip;
+}
+
+void fc_unmap(void *p, size_t bytes) {
+    if (bytes < huge) fc_free(p);
+    else if (p) munmap(p, (bytes + huge - 1) / huge * huge);
+}
+#else
+void *fc_map(size_t bytes) { return fc_alloc(bytes); }
+void fc_unmap(void *p, size_t bytes) {
+    (void)bytes;
+    fc_free(p);
+}
+#endif
 
 size_t fc_l2_bytes(void) {
     long bytes = 0;

@@ -3,9 +3,13 @@
 #define FC_MEMORY_H
 #include <stddef.h>
 
-/* 64-byte aligned, uninitialised; NULL if there is none. Large ones ask for huge pages, where the system has them. */
+/* 64-byte aligned, uninitialised; NULL if there is none. */
 void *fc_alloc(size_t bytes);
 void fc_free(void *p);
+
+/* The same for what is kept: from 2 MiB on memory of its own, in huge pages where the system has them. */
+void *fc_map(size_t bytes);
+void fc_unmap(void *p, size_t bytes);
 
 /* Bytes of one core's L2 cache; a careful guess where the system does not say. */
 size_t fc_l2_bytes(void);

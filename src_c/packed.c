@@ -34,7 +34,7 @@ fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads) {
     fc_packed *p = malloc(sizeof *p);
     if (!p) return NULL;
     *p = (fc_packed){kernels, dtype, w->rows, w->cols, (size_t)(padded * w->cols * size), NULL};
-    p->panels = fc_alloc(p->bytes);
+    p->panels = fc_map(p->bytes);
     if (!p->panels) {
         free(p);
         return NULL;
@@ -47,7 +47,7 @@ fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads) {
 
 void fc_packed_free(fc_packed *packed) {
     if (!packed) return;
-    fc_free(packed->panels);
+    fc_unmap(packed->panels, packed->bytes);
     free(packed);
 }
 

@@ -76,10 +76,10 @@ double fc_probe_fma(fc_dtype dtype, double seconds, double window, int threads) 
 
 double fc_probe_read(size_t bytes, double seconds, double window, int threads) {
     if (bytes < 4096) bytes = 4096;
-    probe p = {.kernels = fc_current(), .dtype = FC_F32, .buffer = fc_alloc(bytes), .bytes = bytes};
+    probe p = {.kernels = fc_current(), .dtype = FC_F32, .buffer = fc_map(bytes), .bytes = bytes};
     if (!p.buffer) return 0;
     memset(p.buffer, 0, bytes);
     const double best = best_rate(&p, seconds, window, threads);
-    fc_free(p.buffer);
+    fc_unmap(p.buffer, bytes);
     return best;
 }
