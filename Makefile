@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml $(wildcard MANIFEST.in) $(shell find fastfc s
 	\( -name '*.py' -o -name '*.py[xdi]' -o -name '*.[ch]' -o -name '*.inc' -o -name '*.def' \))
 
 .DEFAULT_GOAL := help
-.PHONY: help test bench bench-quick benchmarks lint clean check-tools
+.PHONY: help test test-c test-aarch64 bench bench-quick benchmarks lint clean check-tools
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -25,6 +25,12 @@ help:  ## this list
 
 test: $(STAMP)test  ## run the tests (ARGS: options of pytest, paths as seen from tests/)
 	cd tests && ../$(BIN)/python -I -m pytest $(ARGS)
+
+test-c:  ## the C library's own tests, every target against the portable one
+	$(MAKE) --no-print-directory -C tests/c test
+
+test-aarch64:  ## the same for AArch64, cross-compiled and run under emulation
+	$(MAKE) --no-print-directory -C tests/c test-aarch64
 
 bench: $(STAMP)bench  ## the main job: train, infer, measure against rivals and the machine (ARGS='--help' lists options)
 	$(BIN)/python -I -m fastfc bench $(ARGS)

@@ -141,10 +141,10 @@ fc_status fc_gemm_run(const fc_gemm *g) {
                g->m <= 3 * tile;
     p.few = !g->panels && g->b_k == size && g->m <= FC_FEW;
     /* The next chunk comes into L2 while this one is worked on: so both, and what x needs, have to fit. */
-    p.ahead = g->panels && g->m > tile;
-    if (p.ahead && p.chunk > 4 * FC_BLOCK) p.chunk = (p.chunk / FC_BLOCK + 1) / 2 * FC_BLOCK;
-    /* With one tile of rows nothing is read twice. */
-    if ((g->panels || p.direct) && g->m <= tile) p.chunk = g->k;
+    p.ahead = g->panels && g->m > FC_ONCE;
+    if (g->panels && p.chunk > 4 * FC_BLOCK) p.chunk = (p.chunk / FC_BLOCK + 1) / 2 * FC_BLOCK;
+    /* With one tile over the whole panel nothing is read twice. */
+    if ((g->panels || p.direct) && g->m <= FC_FEW) p.chunk = g->k;
     if (p.chunk >= g->k) p.chunk = g->k ? g->k : 1;
     p.rows = g->m;
     if (p.chunk < g->k && !p.few) {

@@ -14,6 +14,10 @@ enum { FC_BLOCK = 192 };
 /* The widest panel of any target, in elements (avx512, f32). */
 enum { FC_PANEL_MAX = 64 };
 
+/* Up to so many rows a packed panel is walked once (in two strips), as memory gives it; with more, which take several
+ * walks, its chunks are fetched into L2 ahead. */
+enum { FC_ONCE = 9 };
+
 /* gemm: m rows of a times one panel b, and the epilogue.
  *
  *        k                 n <= panel
@@ -126,7 +130,7 @@ typedef struct fc_kernels {
     int fma;                  /* keeps the canonical bits */
     ptrdiff_t panel[2];       /* elements, by dtype */
     ptrdiff_t lanes[2];
-    ptrdiff_t tile_rows[2];
+    ptrdiff_t tile_rows[2];   /* the most rows of any tile */
 #define FC_KERNEL(name) void (*name[2])(struct fc_##name##_job *);
 #include "kernels.def"
 #undef FC_KERNEL
