@@ -338,6 +338,11 @@ ACTIVATIONS = {
 cdef dict _activations = ACTIVATIONS
 
 
+cdef inline bint is_count(object threads):
+    """Whether `threads` can be taken as it is."""
+    return threads is None or (type(threads) is int and 1 <= threads <= 1024)
+
+
 cdef inline bint is_plain(cnp.ndarray a) noexcept:
     """float32 or float64 in the machine's byte order, aligned."""
     cdef int t = cnp.PyArray_TYPE(a)
@@ -474,7 +479,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     cdef Py_ssize_t n = 0, k = -1
     cdef int team, type_num
     cdef tuple act
-    if not (type(x) is cnp.ndarray and return_preactivation is False and threads is None and
+    if not (type(x) is cnp.ndarray and return_preactivation is False and is_count(threads) and
             (activation is None or (type(activation) is str and activation in _activations))):
         return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
     a = x
@@ -527,7 +532,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     e.z = NULL
     e.z_row = 0
     dt = FC_F32 if type_num == cnp.NPY_FLOAT else FC_F64
-    team = _default_threads
+    team = _default_threads if threads is None else threads
     # Handing the GIL over costs more than a small product takes.
     if xm.rows * n * k < 4096:
         if p is not None:
@@ -745,10 +750,10 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
     cdef fc_status status
     cdef fc_dtype dt
     cdef cnp.npy_intp shape[2]
-    cdef int type_num, want = 0, team = _default_threads
+    cdef int type_num, want = 0, team
     cdef tuple act
     cdef bint common = (
-        type(grad_y) is cnp.ndarray and type(x) is cnp.ndarray and type(weight) is cnp.ndarray and threads is None
+        type(grad_y) is cnp.ndarray and type(x) is cnp.ndarray and type(weight) is cnp.ndarray and is_count(threads)
         and (activation is None or (type(activation) is str and activation in _activations and type(preactivation) is cnp.ndarray))
         and type(needs) is tuple and type(out) is tuple and len(out) == 3 and (accumulate is False or accumulate is True)
     )
@@ -814,6 +819,7 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
         gb = out[2] if out[2] is not None else cnp.PyArray_EMPTY(1, shape, type_num, 0)
         o.gb = cnp.PyArray_DATA(gb)
     up.grad_y = &gm
+    team = _default_threads if threads is None else threads
     dt = FC_F32 if type_num == cnp.NPY_FLOAT else FC_F64
     with nogil:
         status = fc_linear_backward(dt, &up, &xm, &wm, &o, team)
