@@ -143,6 +143,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     /* The next chunk comes into L2 while this one is worked on: so both, and what x needs, have to fit. */
     p.ahead = g->panels && g->m > FC_ONCE;
     if (g->panels && p.chunk > 4 * FC_BLOCK) p.chunk = (p.chunk / FC_BLOCK + 1) / 2 * FC_BLOCK;
+    /* Read where they stand, rows a multiple of 4096 bytes apart crowd into few sets: little at a time, while it lasts. */
+    if (p.direct) p.chunk = FC_BLOCK;
     /* With one tile over the whole panel nothing is read twice. */
     if ((g->panels || p.direct) && g->m <= FC_FEW) p.chunk = g->k;
     if (p.chunk >= g->k) p.chunk = g->k ? g->k : 1;
