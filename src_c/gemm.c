@@ -29,6 +29,7 @@ typedef struct plan {
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     ptrdiff_t rows;               /* rows at a time while there are several chunks */
     int ahead;                    /* the next chunk is fetched while this one is worked on */
+    int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
     int direct;                   /* b is read where it stands, its rows of outputs contiguous */
     int few;                      /* b is read where it stands, its columns of k contiguous */
     size_t panel_bytes, total_bytes;
@@ -62,7 +63,7 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
                 .b_step = step,
                 .m = end - row < p->rows ? end - row : p->rows, .n = n, .k = g->k - k < p->chunk ? g->k - k : p->chunk,
                 .total = p->total_bytes ? workspace + p->panel_bytes : NULL,
-                .first = k == 0, .last = k + p->chunk >= g->k,
+                .fetch_y = p->fetch_y, .first = k == 0, .last = k + p->chunk >= g->k,
                 .epilogue = g->epilogue, .row = row, .col = col,
             };
             if (g->panels) {
@@ -139,6 +140,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0 &&
                g->m <= 3 * tile;
+    p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
     p.few = !g->panels && g->b_k == size && g->m <= FC_FEW;
     /* The next chunk comes into L2 while this one is worked on: so both, and what x needs, have to fit. */
     p.ahead = g->panels && g->m > FC_ONCE;

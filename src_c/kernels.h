@@ -33,6 +33,7 @@ typedef struct fc_gemm_job {
     ptrdiff_t b_step;         /* elements from row to row */
     ptrdiff_t m, n, k;
     int stream;               /* b is read once: fetch it ahead into L1; otherwise it is in L2 */
+    int fetch_y;              /* the rows of y come from memory: fetch them while the sum runs */
     const void *next;         /* NULL, or what to fetch into L2 meanwhile: as many bytes as b, which come next */
     void *total;              /* may be NULL when first and last */
     int first, last;
