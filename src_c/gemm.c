@@ -8,7 +8,6 @@
 #include "memory.h"
 #include "threads.h"
 
-#include <string.h>
 
 /* Below this much work a second thread costs more than it brings. */
 static const double GRAIN = 1 << 20;
@@ -148,7 +147,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     /* Read where they stand, rows a multiple of 4096 bytes apart crowd into few sets: little at a time, while it lasts. */
     if (p.direct) p.chunk = FC_BLOCK;
     /* With one tile over the whole panel nothing is read twice. */
-    if ((g->panels || p.direct) && g->m <= FC_FEW) p.chunk = g->k;
+    const int unpacked = p.direct && g->n % kernels->lanes[g->dtype] == 0;
+    if ((g->panels || unpacked) && g->m <= FC_FEW) p.chunk = g->k;
     if (p.chunk >= g->k) p.chunk = g->k ? g->k : 1;
     p.rows = g->m;
     if (p.chunk < g->k && !p.few) {
@@ -163,7 +163,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
         p.splits = (8 * team + p.panels - 1) / p.panels;
         if (p.splits > g->m / tile) p.splits = g->m / tile;
     }
-    if (!g->panels && !p.few) p.panel_bytes = (size_t)(p.chunk * panel * size + 63) / 64 * 64;
+    if (!g->panels && !p.few && !unpacked) p.panel_bytes = (size_t)(p.chunk * panel * size + 63) / 64 * 64;
 
     char small[16384] __attribute__((aligned(64)));
     const size_t bytes = (size_t)team * (p.panel_bytes + p.total_bytes);
