@@ -14,8 +14,8 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# Never -ffast-math: the order of summation is promised, and FMAs are explicit. -g0: Python's own flags ask for debugging
-# symbols, which would be four fifths of the wheel.
+# Never -ffast-math: the order of summation is promised, and FMAs are explicit. -g0: Python's own flags ask for
+# debugging symbols, which would be four fifths of the wheel.
 COMMON = ["-std=c11", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"]
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 NEON = platform.machine().lower() in ("aarch64", "arm64")
