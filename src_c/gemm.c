@@ -1,6 +1,6 @@
 /* Blocking and threads of the dense product. Start reading at fc_gemm_run.
  *
- * The loops, outside in: units (a panel of b by a range of rows of a), shared out to threads; blocks of rows; chunks of
+ * The loops, outside in: units (a block of rows of a by a panel of b), shared out to threads; chunks of
  * k; and inside the kernel row tiles, then k. A chunk of a panel stays in half of L2 while all its row tiles read it;
  * sums that go on from chunk to chunk wait in a scratch of totals, never in y. */
 #include "gemm.h"
@@ -27,9 +27,10 @@ typedef struct plan {
     ptrdiff_t panels, splits;     /* units = panels x splits of the rows */
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     ptrdiff_t rows;               /* rows at a time while there are several chunks */
+    int stream;                   /* steps of b to fetch ahead where it is walked once */
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
-    int direct;                   /* b is read where it stands, its rows of outputs contiguous */
+    int direct;                   /* b's rows of outputs are contiguous: it is packed while it is first used */
     int few;                      /* b is read where it stands, its columns of k contiguous */
     size_t panel_bytes, total_bytes;
     char *workspace;
@@ -41,7 +42,7 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
     char *workspace = p->workspace + (size_t)thread * (p->panel_bytes + p->total_bytes);
     const fc_kernels *kernels = g->kernels;
     const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype];
-    const ptrdiff_t at = unit / p->splits, split = unit % p->splits;
+    const ptrdiff_t at = unit % p->panels, split = unit / p->panels;
     const ptrdiff_t begin = g->m * split / p->splits, end = g->m * (split + 1) / p->splits;
     const ptrdiff_t col = at * panel, n = g->n - col < panel ? g->n - col : panel;
     const ptrdiff_t step = fc_panel_step(kernels, g->dtype, g->n, at);
@@ -55,37 +56,35 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
     }
     const int direct = p->direct && n % kernels->lanes[g->dtype] == 0;
 
-    for (ptrdiff_t row = begin; row < end; row += p->rows)
-        for (ptrdiff_t k = 0; k == 0 || k < g->k; k += p->chunk) {
-            fc_gemm_job job = {
-                .a = (const char *)g->a + row * g->a_row + k * size, .a_row = g->a_row,
-                .b_step = step,
-                .m = end - row < p->rows ? end - row : p->rows, .n = n, .k = g->k - k < p->chunk ? g->k - k : p->chunk,
-                .total = p->total_bytes ? workspace + p->panel_bytes : NULL,
-                .fetch_y = p->fetch_y, .first = k == 0, .last = k + p->chunk >= g->k,
-                .epilogue = g->epilogue, .row = row, .col = col,
-            };
-            if (g->panels) {
-                job.b = (const char *)g->panels + (col * g->k + k * step) * size;
-                job.stream = !p->ahead;
-                if (p->ahead) {
-                    const int again = job.last && row + p->rows < end;
-                    job.next = again ? (const char *)g->panels + col * g->k * size : (const char *)job.b + job.k * step * size;
-                }
-            } else if (direct) {
-                job.b = (const char *)g->b + col * g->b_j + k * g->b_k;
-                job.b_step = g->b_k / size;
-                job.stream = 1;
-            } else {
-                fc_pack_job pack = {
-                    .src = (const char *)g->b + col * g->b_j + k * g->b_k, .src_j = g->b_j, .src_k = g->b_k,
-                    .dst = workspace, .step = step, .n = n, .k = job.k,
-                };
-                kernels->pack[g->dtype](&pack);
-                job.b = workspace;
+    for (ptrdiff_t k = 0; k == 0 || k < g->k; k += p->chunk) {
+        fc_gemm_job job = {
+            .a = (const char *)g->a + begin * g->a_row + k * size, .a_row = g->a_row, .b_step = step, .m = end - begin, .n = n,
+            .k = g->k - k < p->chunk ? g->k - k : p->chunk, .total = p->total_bytes ? workspace + p->panel_bytes : NULL,
+            .fetch_y = p->fetch_y, .first = k == 0, .last = k + p->chunk >= g->k, .epilogue = g->epilogue, .row = begin,
+            .col = col,
+        };
+        if (g->panels) {
+            job.b = (const char *)g->panels + (col * g->k + k * step) * size;
+            if (p->ahead) job.next = (const char *)job.b + job.k * step * size;
+            else job.stream = p->stream;
+        } else if (direct) {
+            job.b = (const char *)g->b + col * g->b_j + k * g->b_k;
+            job.b_step = g->b_k / size;
+            job.stream = p->stream;
+            if (p->panel_bytes) {
+                job.copy = workspace;
+                job.copy_step = step;
             }
-            kernels->gemm[g->dtype](&job);
+        } else {
+            fc_pack_job pack = {
+                .src = (const char *)g->b + col * g->b_j + k * g->b_k, .src_j = g->b_j, .src_k = g->b_k,
+                .dst = workspace, .step = step, .n = n, .k = job.k,
+            };
+            kernels->pack[g->dtype](&pack);
+            job.b = workspace;
         }
+        kernels->gemm[g->dtype](&job);
+    }
 }
 
 /* Few outputs and a long batch: lanes along the batch. The weight is copied, unless it stands as it is needed. */
@@ -133,37 +132,40 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const int team = fc_team_for((double)(g->m + 4) * (double)g->n * (double)g->k, g->threads);
     if (g->n <= FC_FEW && g->n <= panel && g->m >= FEW_BATCH * g->n) return few_outputs(g, team);
     plan p = {.g = g, .panels = fc_panels(kernels, g->dtype, g->n)};
-
-    /* Half of L2 for the chunk of the panel, so that x streaming by does not push it out. */
-    p.chunk = (ptrdiff_t)(fc_l2_bytes() / 2) / (panel * size) / FC_BLOCK * FC_BLOCK;
-    if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
-    p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0 &&
-               g->m <= 3 * tile;
-    p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
     p.few = !g->panels && g->b_k == size && g->m <= FC_FEW;
-    /* The next chunk comes into L2 while this one is worked on: so both, and what x needs, have to fit. */
-    p.ahead = g->panels && g->m > FC_ONCE;
-    if (g->panels && p.chunk > 4 * FC_BLOCK) p.chunk = (p.chunk / FC_BLOCK + 1) / 2 * FC_BLOCK;
-    /* Read where they stand, rows a multiple of 4096 bytes apart crowd into few sets: little at a time, while it lasts. */
-    if (p.direct) p.chunk = FC_BLOCK;
-    /* With one tile over the whole panel nothing is read twice. */
-    const int unpacked = p.direct && g->n % kernels->lanes[g->dtype] == 0;
-    if ((g->panels || unpacked) && g->m <= FC_FEW) p.chunk = g->k;
-    if (p.chunk >= g->k) p.chunk = g->k ? g->k : 1;
-    p.rows = g->m;
-    if (p.chunk < g->k && !p.few) {
-        const ptrdiff_t most = g->panels ? 32 * tile : 160 * tile;
-        if (p.rows > most) p.rows = most;
-        p.total_bytes = (size_t)(p.rows * panel * size);
-    }
+    p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0;
+    p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
+    const double weight = (double)g->n * (double)g->k * (double)size;
+    const int far = 3 * weight > (double)fc_l3_bytes();
+    /* One tile walks each panel, where it stands: nothing is read twice. */
+    const int once = g->m <= FC_FEW && (g->panels || (p.direct && g->n % kernels->lanes[g->dtype] == 0));
 
-    /* Rows are split only as far as it evens out the threads' shares. */
-    p.splits = 1;
+    /* How far ahead: what is near comes within the time of a few steps; out of a busy L3, or memory, it takes a fifth of
+     * L1, and where rows are apart something between, because they crowd into few sets. With many rows there is time to
+     * bring the next chunk into L2 while this one is worked on. */
+    p.stream = !g->panels ? 32 : far ? 64 : 16;
+    p.ahead = g->panels && g->m >= tile;
+
+    /* A chunk takes half of L2, so that x streaming by does not push it out; half of that where the next one has to fit
+     * too. From memory, with few rows, it comes evenly in small ones. */
+    p.chunk = (ptrdiff_t)(fc_l2_bytes() / 2) / (panel * size) / FC_BLOCK * FC_BLOCK;
+    if (g->panels && p.chunk > 4 * FC_BLOCK) p.chunk = (p.chunk / FC_BLOCK + 1) / 2 * FC_BLOCK;
+    if (p.chunk < FC_BLOCK || (g->panels && far && g->m <= 2 * tile)) p.chunk = FC_BLOCK;
+    if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
+
+    p.rows = g->panels ? 32 * tile : 80 * tile;
+    if (p.rows > g->m) p.rows = g->m;
+    if (p.chunk < g->k && !p.few) p.total_bytes = (size_t)(p.rows * panel * size);
+    if (!g->panels && !p.few && !once) p.panel_bytes = (size_t)(p.chunk * panel * size + 63) / 64 * 64;
+
+    /* All panels pass over one block of x's rows before the next, so that x, which is read again for each panel, comes
+     * from L2 or L3; beside so many rows a panel's own way is short. And rows are split to even out the threads' shares. */
+    p.splits = (g->m + p.rows - 1) / p.rows;
     if (team > 1 && g->m >= 2 * tile) {
-        p.splits = (8 * team + p.panels - 1) / p.panels;
-        if (p.splits > g->m / tile) p.splits = g->m / tile;
+        ptrdiff_t even = (8 * team + p.panels - 1) / p.panels;
+        if (even > g->m / tile) even = g->m / tile;
+        if (p.splits < even) p.splits = even;
     }
-    if (!g->panels && !p.few && !unpacked) p.panel_bytes = (size_t)(p.chunk * panel * size + 63) / 64 * 64;
 
     char small[16384] __attribute__((aligned(64)));
     const size_t bytes = (size_t)team * (p.panel_bytes + p.total_bytes);
@@ -207,6 +209,7 @@ fc_status fc_contiguous_rows(const fc_kernels *kernels, fc_dtype dtype, const fc
         return FC_OK;
     rows->col_stride = size;
     rows->row_stride = (view.cols + lanes - 1) / lanes * lanes * size;
+    if (rows->row_stride % 1024 == 0) rows->row_stride += 64; /* or rows would crowd into few sets of the caches */
     if (view.rows > PTRDIFF_MAX / rows->row_stride || !(*owned = fc_alloc((size_t)(view.rows * rows->row_stride))))
         return FC_NO_MEMORY;
     rows->data = *owned;

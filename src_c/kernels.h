@@ -14,10 +14,6 @@ enum { FC_BLOCK = 192 };
 /* The widest panel of any target, in elements (avx512, f32). */
 enum { FC_PANEL_MAX = 64 };
 
-/* Up to so many rows a packed panel is walked once (in two strips), as memory gives it; with more, which take several
- * walks, its chunks are fetched into L2 ahead. */
-enum { FC_ONCE = 9 };
-
 /* gemm: m rows of a times one panel b, and the epilogue.
  *
  *        k                 n <= panel
@@ -32,8 +28,10 @@ typedef struct fc_gemm_job {
     const void *b;
     ptrdiff_t b_step;         /* elements from row to row */
     ptrdiff_t m, n, k;
-    int stream;               /* b is read once: fetch it ahead into L1; otherwise it is in L2 */
+    int stream;               /* b is read once: the steps of it to fetch ahead, into L1; 0: it is in L2 */
     int fetch_y;              /* the rows of y come from memory: fetch them while the sum runs */
+    void *copy;               /* NULL, or where the first of several row tiles leaves b for the others: */
+    ptrdiff_t copy_step;      /* elements from row to row */
     const void *next;         /* NULL, or what to fetch into L2 meanwhile: as many bytes as b, which come next */
     void *total;              /* may be NULL when first and last */
     int first, last;

@@ -1,7 +1,9 @@
 #define _GNU_SOURCE
 #include "memory.h"
 
+#include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -47,9 +49,26 @@ void fc_unmap(void *p, size_t bytes) {
 #endif
 
 size_t fc_l2_bytes(void) {
-    long bytes = 0;
+    static _Atomic size_t known;
+    size_t bytes = known;
+    if (bytes) return bytes;
+    long said = 0;
 #ifdef _SC_LEVEL2_CACHE_SIZE
-    bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    said = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    return bytes >= 128 << 10 ? (size_t)bytes : (size_t)512 << 10;
+    return known = said >= 128 << 10 ? (size_t)said : (size_t)512 << 10;
+}
+
+/* Not sysconf's figure, which on some CPUs is that of all the caches of a socket together. */
+size_t fc_l3_bytes(void) {
+    static _Atomic size_t known;
+    size_t bytes = known;
+    if (bytes) return bytes;
+    unsigned long kib = 0;
+    FILE *f = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
+    if (f) {
+        if (fscanf(f, "%luK", &kib) != 1) kib = 0;
+        fclose(f);
+    }
+    return known = kib ? (size_t)kib << 10 : 16 * fc_l2_bytes();
 }

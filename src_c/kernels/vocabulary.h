@@ -45,6 +45,9 @@
 enum { PANEL_VECS = 4 };
 #define PANEL (PANEL_VECS * VL)
 
+/* How a tile of gemm meets b: in L2, fetching what comes next; from farther away; or likewise, leaving a copy for other tiles. */
+enum { IN_L2, STREAM, STREAM_COPY };
+
 /* The symbol of a compiled kernel: fc_gemm_f32__avx2. */
 #define FC_KERNEL_NAME(name) FC_PASTE(FC_PASTE(FC_PASTE(fc_##name##_, DT), __), FC_ISA)
 
