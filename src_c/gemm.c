@@ -1,7 +1,7 @@
 /* Blocking and threads of the dense product. Start reading at fc_gemm_run.
  *
- * The loops, outside in: units (a block of rows of a by a panel of b), shared out to threads; chunks of
- * k; and inside the kernel row tiles, then k. A chunk of a panel stays in half of L2 while all its row tiles read it;
+ * The loops, outside in: units (a block of rows of a by a panel of b), shared out to threads; chunks of k; and inside the
+ * kernel row tiles, then k. A chunk of a panel stays in half of L2 while all its row tiles read it;
  * sums that go on from chunk to chunk wait in a scratch of totals, never in y. */
 #include "gemm.h"
 
@@ -11,9 +11,6 @@
 
 /* Below this much work a second thread costs more than it brings. */
 static const double GRAIN = 1 << 20;
-
-/* From so many rows of the batch for each output, lanes run along the batch. */
-enum { FEW_BATCH = 8 };
 
 int fc_team_for(double multiply_adds, int threads) {
     /* Whole numbers, compared: a division that is rounded would raise the caller's inexact flag. */
@@ -48,7 +45,7 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
     const ptrdiff_t step = fc_panel_step(kernels, g->dtype, g->n, at);
     if (p->few) {
         fc_few_job job = {
-            .a = g->a, .a_row = g->a_row, .w = (const char *)g->b + col * g->b_j, .w_row = g->b_j, .m = g->m, .n = n,
+            .a = g->a, .a_row = g->a_row, .a_step = size, .w = (const char *)g->b + col * g->b_j, .w_row = g->b_j, .m = g->m, .n = n,
             .k = g->k, .epilogue = g->epilogue, .at = col,
         };
         kernels->few[g->dtype](&job);
@@ -87,41 +84,24 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
     }
 }
 
-/* Few outputs and a long batch: lanes along the batch. The weight is copied, unless it stands as it is needed. */
-enum { FEW_UNIT = 64 }; /* rows of the batch at a time */
+/* Few outputs and a long batch: lanes along the batch. */
+enum { ROWS_UNIT = 64 }; /* rows of the batch at a time */
 
 static void run_rows(void *context, int thread, ptrdiff_t unit) {
-    const plan *p = context;
-    const fc_gemm *g = p->g;
-    const ptrdiff_t begin = unit * FEW_UNIT;
+    const fc_gemm *g = context;
+    const ptrdiff_t begin = unit * ROWS_UNIT;
     (void)thread;
     fc_few_job job = {
-        .a = p->workspace, .a_row = p->chunk, .w = (const char *)g->a + begin * g->a_row, .w_row = g->a_row, .m = g->n,
-        .n = g->m - begin < FEW_UNIT ? g->m - begin : FEW_UNIT, .k = g->k, .epilogue = g->epilogue, .at = begin, .across = 1,
+        .a = g->b, .a_row = g->b_j, .a_step = g->b_k, .w = (const char *)g->a + begin * g->a_row, .w_row = g->a_row,
+        .m = g->n, .n = g->m - begin < ROWS_UNIT ? g->m - begin : ROWS_UNIT, .k = g->k, .epilogue = g->epilogue,
+        .at = begin, .across = 1,
     };
-    g->kernels->few[g->dtype](&job);
-}
-
-static fc_status few_outputs(const fc_gemm *g, int team) {
-    const ptrdiff_t size = fc_size(g->dtype);
-    plan p = {.g = g, .workspace = (char *)(uintptr_t)g->b, .chunk = g->b_j};
-    void *owned = NULL;
-    if (g->panels || g->b_k != size || g->b_j % size || (uintptr_t)g->b % (uintptr_t)size) {
-        const ptrdiff_t lanes = g->kernels->lanes[g->dtype], step = fc_panel_step(g->kernels, g->dtype, g->n, 0);
-        p.chunk = (g->k + lanes - 1) / lanes * lanes * size;
-        p.workspace = owned = fc_alloc((size_t)(g->n * p.chunk));
-        if (!owned) return FC_NO_MEMORY;
-        fc_pack_job copy = {.src = g->b, .src_j = g->b_k, .src_k = g->b_j, .dst = owned, .step = p.chunk / size, .n = g->k, .k = g->n};
-        if (g->panels) {
-            copy.src = g->panels;
-            copy.src_j = step * size;
-            copy.src_k = size;
-        }
-        g->kernels->pack[g->dtype](&copy);
+    if (g->panels) {
+        job.a = g->panels;
+        job.a_row = fc_size(g->dtype);
+        job.a_step = fc_panel_step(g->kernels, g->dtype, g->n, 0) * fc_size(g->dtype);
     }
-    fc_parallel_for(team, (g->m + FEW_UNIT - 1) / FEW_UNIT, run_rows, &p);
-    fc_free(owned);
-    return FC_OK;
+    g->kernels->few[g->dtype](&job);
 }
 
 fc_status fc_gemm_run(const fc_gemm *g) {
@@ -130,7 +110,10 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype], tile = kernels->tile_rows[g->dtype];
     /* An element of the weight costs its way from memory too: as much as 4 multiply-adds. */
     const int team = fc_team_for((double)(g->m + 4) * (double)g->n * (double)g->k, g->threads);
-    if (g->n <= FC_FEW && g->n <= panel && g->m >= FEW_BATCH * g->n) return few_outputs(g, team);
+    if (g->n <= FC_FEW && g->n <= panel && g->m >= 8 * g->n && g->m >= kernels->lanes[g->dtype] && g->k >= 12 * g->n) {
+        fc_parallel_for(team, (g->m + ROWS_UNIT - 1) / ROWS_UNIT, run_rows, (void *)(uintptr_t)g);
+        return FC_OK;
+    }
     plan p = {.g = g, .panels = fc_panels(kernels, g->dtype, g->n)};
     p.few = !g->panels && g->b_k == size && g->m <= FC_FEW;
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0;

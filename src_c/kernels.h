@@ -44,7 +44,7 @@ typedef struct fc_gemm_job {
 enum { FC_FEW = 6 };
 typedef struct fc_few_job {
     const void *a;
-    ptrdiff_t a_row;          /* bytes */
+    ptrdiff_t a_row, a_step;  /* bytes from row to row, and along k */
     const void *w;
     ptrdiff_t w_row;          /* bytes */
     ptrdiff_t m, n, k;

@@ -41,6 +41,9 @@
 #define v_residue FC_TYPED(v_residue_)
 #define v_transpose FC_TYPED(v_transpose_)
 
+/* Makes the compiler take an address as given: left to itself it keeps one for each row of a block, on the stack. */
+#define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
+
 /* Vectors in a panel, elements in a row of it. */
 enum { PANEL_VECS = 4 };
 #define PANEL (PANEL_VECS * VL)
