@@ -115,8 +115,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
         return FC_OK;
     }
     plan p = {.g = g, .panels = fc_panels(kernels, g->dtype, g->n)};
-    p.few = !g->panels && g->b_k == size && g->m <= FC_FEW;
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0;
+    p.few = !g->panels && !p.direct && g->b_k == size && g->m <= FC_FEW;
     p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
     const double weight = (double)g->n * (double)g->k * (double)size;
     const int far = 3 * weight > (double)fc_l3_bytes();
