@@ -124,9 +124,9 @@ typedef struct fc_epilogue {
 } fc_epilogue;
 
 /* ---- Forward ------------------------------------------------------------------------------------------------------
- * Exactly one of w, packed, csr is the weight. Workspace: for each thread at most 1 MiB of panels; for an x whose rows
- * are not contiguous or not aligned one copy of x. With a CSR operand also a panel of the dense one, k by 64 elements
- * for each thread. */
+ * Exactly one of w, packed, csr is the weight. Workspace: for each thread at most 1.25 MiB (panels in half of L2, and
+ * sums); for an x whose rows are not contiguous or not aligned one copy of x. With a CSR operand also a panel of the
+ * dense one, k by 64 elements for each thread. */
 fc_status fc_linear_forward(fc_dtype dtype, const fc_matrix *x, const fc_matrix *w, const fc_epilogue *epilogue,
                             int threads);
 fc_status fc_linear_forward_packed(fc_dtype dtype, const fc_matrix *x, const fc_packed *packed,

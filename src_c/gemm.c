@@ -8,17 +8,6 @@
 #include "memory.h"
 #include "threads.h"
 
-
-/* Below this much work a second thread costs more than it brings. */
-static const double GRAIN = 1 << 20;
-
-int fc_team_for(double multiply_adds, int threads) {
-    /* Whole numbers, compared: a division that is rounded would raise the caller's inexact flag. */
-    int team = 1;
-    while (team < threads && (team + 1) * GRAIN <= multiply_adds) team++;
-    return team;
-}
-
 typedef struct plan {
     const fc_gemm *g;
     ptrdiff_t panels, splits;     /* units = panels x splits of the rows */

@@ -18,9 +18,6 @@ typedef struct fc_gemm {
 
 fc_status fc_gemm_run(const fc_gemm *g);
 
-/* Threads worth starting for so many multiply-adds. */
-int fc_team_for(double multiply_adds, int threads);
-
 /* Elements from row to row of panel p of n columns: the panel's width, lane-padded in the last panel. */
 static inline ptrdiff_t fc_panel_step(const fc_kernels *kernels, fc_dtype dtype, ptrdiff_t n, ptrdiff_t p) {
     const ptrdiff_t left = n - p * kernels->panel[dtype], lanes = kernels->lanes[dtype];

@@ -56,7 +56,8 @@ size_t fc_l2_bytes(void) {
 #ifdef _SC_LEVEL2_CACHE_SIZE
     said = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
-    return known = said >= 128 << 10 ? (size_t)said : (size_t)512 << 10;
+    if (said < 128 << 10) said = 512 << 10;
+    return known = said < 2 << 20 ? (size_t)said : (size_t)2 << 20; /* a larger one is shared by several cores */
 }
 
 /* Not sysconf's figure, which on some CPUs is that of all the caches of a socket together. */

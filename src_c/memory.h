@@ -11,7 +11,7 @@ void fc_free(void *p);
 void *fc_map(size_t bytes);
 void fc_unmap(void *p, size_t bytes);
 
-/* Bytes of one core's L2 cache; a careful guess where the system does not say. */
+/* Bytes of one core's L2 cache, 2 MiB at most; a careful guess where the system does not say. */
 size_t fc_l2_bytes(void);
 /* Of the L3 that cores share; a guess likewise. */
 size_t fc_l3_bytes(void);

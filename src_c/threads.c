@@ -50,6 +50,16 @@ static void run_alone(ptrdiff_t units, void (*unit)(void *, int, ptrdiff_t), voi
     fp_leave(old);
 }
 
+/* Below this much work for each a thread costs more than it brings. */
+static const double GRAIN = 1 << 18;
+
+static int team_by_work(double multiply_adds, int threads) {
+    /* Whole numbers, compared: a division that is rounded would raise the caller's inexact flag. */
+    int team = 1;
+    while (team < threads && (team + 1) * GRAIN <= multiply_adds) team++;
+    return team;
+}
+
 #ifdef _OPENMP
 /* OpenMP's region brings up the workers, once; handing them work is ours. A region for each call would have everybody
  * wait, spinning for milliseconds, for threads that the system has not let run: beside one other process a call of 70 us
@@ -85,7 +95,7 @@ static struct pool {
     _Alignas(64) atomic_flag taken;    /* by the caller whose loop it is */
     atomic_int asleep;
     atomic_int caller_cpu;
-    int workers;                       /* brought up so far; written by the caller that holds `taken` */
+    atomic_int workers;                /* brought up so far; written by the caller that holds `taken` */
     pthread_mutex_t mutex;             /* for sleeping on */
     pthread_cond_t wake;
 } pool = {.taken = ATOMIC_FLAG_INIT, .mutex = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
@@ -201,6 +211,20 @@ static void hire(int threads) {
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
+/* To wake a worker takes longer than such work. It is done alone, unless the call before was just now: then more will
+ * come, and the worker stays awake for it. */
+static const double WAKE = 1 << 23;
+
+int fc_team_for(double multiply_adds, int threads) {
+    const int team = team_by_work(multiply_adds, threads);
+    if (team > 1 && multiply_adds < WAKE && (atomic_load(&pool.asleep) || pool.workers < team - 1)) {
+        static atomic_int_fast64_t last;
+        const int64_t now = nanoseconds();
+        if (now - atomic_exchange_explicit(&last, now, memory_order_relaxed) > LOOKOUT_NS) return 1;
+    }
+    return team;
+}
+
 void fc_parallel_for(int threads, ptrdiff_t units, void (*unit)(void *, int, ptrdiff_t), void *context) {
     if (threads > units) threads = (int)units;
     if (threads > MOST_WORKERS + 1) threads = MOST_WORKERS + 1;
@@ -235,6 +259,8 @@ void fc_parallel_for(int threads, ptrdiff_t units, void (*unit)(void *, int, ptr
 
 int fc_has_openmp(void) { return 1; }
 #else
+int fc_team_for(double multiply_adds, int threads) { return team_by_work(multiply_adds, threads); }
+
 void fc_parallel_for(int threads, ptrdiff_t units, void (*unit)(void *, int, ptrdiff_t), void *context) {
     (void)threads;
     run_alone(units, unit, context);

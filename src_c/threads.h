@@ -3,6 +3,9 @@
 #define FC_THREADS_H
 #include <stddef.h>
 
+/* Threads worth having for so many multiply-adds, `threads` at most. */
+int fc_team_for(double multiply_adds, int threads);
+
 /* Runs unit(context, thread, i) once for each i < units on at most `threads` threads, thread < threads. Each thread
  * begins with a contiguous range of units, the same each time, so that its part of a weight can stay in its own cache;
  * who has finished takes from the others' ranges. Units of a range are taken in order. Every thread computes in the

@@ -68,6 +68,27 @@ def test_every_tile_follows_the_canonical_order(fma_isa, dtype, rng, canonical, 
             assert_same_bits(y, expected[:m, :n], (m, n))
 
 
+def test_large_products_follow_the_canonical_order(fma_isa, dtype, rng, canonical):
+    """Several blocks of rows, several chunks of k, and a weight larger than its share of L3 (of 32 MiB: where L3 is larger
+    it is one more of the others), which comes in small chunks."""
+    far = gaussian(rng, (2800, 1030 if dtype == np.float32 else 530), dtype)
+    many = gaussian(rng, (90, 1130), dtype)
+    for weight, batches in ((far, (25, 13, 12, 7, 6, 1)), (many, (1000, 385))):
+        if fma_isa == "scalar":
+            batches = batches[1:2]  # slow, and the driver is the same
+        x = gaussian(rng, (max(batches), weight.shape[1]), dtype)
+        expected = canonical.product(x, weight)
+        packed = fastfc.pack(weight)
+        for batch, threads in itertools.product(batches, (1, 2)):
+            y = fastfc.linear(x[:batch], packed, threads=threads)
+            assert_same_bits(y, expected[:batch], f"batch {batch}, {threads} threads")
+        grad = expected[:40]
+        got = [fastfc.linear(x, weight), fastfc.linear_backward(grad, x[:40], weight, needs=("x", "weight"))]
+        assert_same_bits(got[0], expected, "not packed")
+        assert_same_bits(got[1][0], canonical.product(grad, weight.T), "gradient of x")
+        assert_same_bits(got[1][1], canonical.product(grad.T, x[: len(grad)].T), "gradient of the weight")
+
+
 @pytest.mark.parametrize("values", [gaussian, wild, special])
 @pytest.mark.parametrize("activation", [None, "relu"])
 def test_backward_follows_the_canonical_order(fma_isa, dtype, rng, canonical, values, activation, threads):
