@@ -12,7 +12,6 @@ typedef struct plan {
     const fc_gemm *g;
     ptrdiff_t panels, splits;     /* units = panels x splits of the rows */
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
-    ptrdiff_t rows;               /* rows at a time while there are several chunks */
     int stream;                   /* steps of b to fetch ahead where it is walked once */
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
@@ -29,7 +28,9 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
     const fc_kernels *kernels = g->kernels;
     const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype];
     const ptrdiff_t at = unit % p->panels, split = unit / p->panels;
-    const ptrdiff_t begin = g->m * split / p->splits, end = g->m * (split + 1) / p->splits;
+    /* Shares that differ by a row at most. */
+    const ptrdiff_t share = g->m / p->splits, longer = g->m % p->splits;
+    const ptrdiff_t begin = share * split + (split < longer ? split : longer), end = begin + share + (split < longer);
     const ptrdiff_t col = at * panel, n = g->n - col < panel ? g->n - col : panel;
     const ptrdiff_t step = fc_panel_step(kernels, g->dtype, g->n, at);
     if (p->few) {
@@ -109,14 +110,14 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
     const double weight = (double)g->n * (double)g->k * (double)size;
     const int far = 3 * weight > (double)fc_l3_bytes();
-    /* One tile walks each panel, where it stands: nothing is read twice. */
+    /* A panel is walked once, by one tile or one in each strip, and read where it stands. (`scalar` has lower tiles.) */
     const int once = g->m <= FC_FEW && (g->panels || (p.direct && g->n % kernels->lanes[g->dtype] == 0));
 
-    /* How far ahead: what is near comes within the time of a few steps; out of a busy L3, or memory, it takes a fifth of
+    /* How far ahead: what is near comes within the time of a few steps; out of a busy L3, or memory, it takes a third of
      * L1, and where rows are apart something between, because they crowd into few sets. With many rows there is time to
      * bring the next chunk into L2 while this one is worked on. */
     p.stream = !g->panels ? 32 : far ? 64 : 16;
-    p.ahead = g->panels && g->m >= tile;
+    p.ahead = g->panels && g->m >= tile && !once;
 
     /* A chunk takes half of L2, so that x streaming by does not push it out; half of that where the next one has to fit
      * too. From memory, with few rows, it comes evenly in small ones. */
@@ -125,25 +126,26 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     if (p.chunk < FC_BLOCK || (g->panels && far && g->m <= 2 * tile)) p.chunk = FC_BLOCK;
     if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
 
-    p.rows = g->panels ? 32 * tile : 80 * tile;
-    if (p.rows > g->m) p.rows = g->m;
-    if (p.chunk < g->k && !p.few) p.total_bytes = (size_t)(p.rows * panel * size);
+    ptrdiff_t rows = g->panels ? 32 * tile : 80 * tile;
+    if (rows > g->m) rows = g->m;
+    if (p.chunk < g->k && !p.few) p.total_bytes = (size_t)(rows * panel * size);
     if (!g->panels && !p.few && !once) p.panel_bytes = (size_t)(p.chunk * panel * size + 63) / 64 * 64;
 
     /* All panels pass over one block of x's rows before the next, so that x, which is read again for each panel, comes
      * from L2 or L3; beside so many rows a panel's own way is short. And rows are split to even out the threads' shares. */
-    p.splits = (g->m + p.rows - 1) / p.rows;
-    if (team > 1 && g->m >= 2 * tile) {
+    p.splits = (g->m + rows - 1) / rows;
+    if (team > 1 && g->m >= 2 * tile && !p.few) {
         ptrdiff_t even = (8 * team + p.panels - 1) / p.panels;
         if (even > g->m / tile) even = g->m / tile;
         if (p.splits < even) p.splits = even;
     }
 
     char small[16384] __attribute__((aligned(64)));
-    const size_t bytes = (size_t)team * (p.panel_bytes + p.total_bytes);
+    const ptrdiff_t units = p.panels * p.splits;
+    const size_t bytes = (size_t)(team < units ? team : units) * (p.panel_bytes + p.total_bytes);
     p.workspace = bytes <= sizeof small ? small : fc_alloc(bytes);
     if (!p.workspace) return FC_NO_MEMORY;
-    fc_parallel_for(team, p.panels * p.splits, run_unit, &p);
+    fc_parallel_for(team, units, run_unit, &p);
     if (p.workspace != small) fc_free(p.workspace);
     return FC_OK;
 }

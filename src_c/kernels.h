@@ -28,7 +28,7 @@ typedef struct fc_gemm_job {
     const void *b;
     ptrdiff_t b_step;         /* elements from row to row */
     ptrdiff_t m, n, k;
-    int stream;               /* b is read once: the steps of it to fetch ahead, into L1; 0: it is in L2 */
+    int stream;               /* b comes from farther than L2: the steps of it to fetch ahead, into L1; 0: it is in L2 */
     int fetch_y;              /* the rows of y come from memory: fetch them while the sum runs */
     void *copy;               /* NULL, or where the first of several row tiles leaves b for the others: */
     ptrdiff_t copy_step;      /* elements from row to row */
@@ -39,7 +39,7 @@ typedef struct fc_gemm_job {
     ptrdiff_t row, col;       /* where this tile stands in y */
 } fc_gemm_job;
 
-/* few: m <= FC_FEW rows of a times n rows of w, both with contiguous k; w may stand anywhere. With `across` it is the
+/* few: m <= FC_FEW rows of a times n rows of w, whose k is contiguous; both may stand anywhere. With `across` it is the
  * outputs that are few: a is the weight, w the batch, and the sum of rows i and j belongs at y[j, i]. */
 enum { FC_FEW = 6 };
 typedef struct fc_few_job {

@@ -66,7 +66,7 @@ size_t fc_l3_bytes(void) {
     size_t bytes = known;
     if (bytes) return bytes;
     unsigned long kib = 0;
-    FILE *f = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "r");
+    FILE *f = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "re");
     if (f) {
         if (fscanf(f, "%luK", &kib) != 1) kib = 0;
         fclose(f);

@@ -211,7 +211,7 @@ static void hire(int threads) {
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
-/* To wake a worker takes longer than such work. It is done alone, unless the call before was just now: then more will
+/* To wake a worker takes longer than such work. It is done alone, unless such a call came just before: then more will
  * come, and the worker stays awake for it. */
 static const double WAKE = 1 << 23;
 

@@ -187,6 +187,21 @@ def test_out_and_accumulate(isa, dtype, rng, layout, accumulate):
             assert_same_bits(np.array(given_out), expected, NAMES[i])
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_accumulate_adds_once_for_any_thread_count(isa, dtype, rng, order):
+    """Few outputs and a long batch, so that the gradient of the weight has few rows and much to sum."""
+    x = np.asarray(integers(rng, (30000, 64), dtype), order=order)
+    for n in (1, 4, 6):
+        weight, grad, old = (integers(rng, shape, dtype) for shape in ((n, 64), (30000, n), (n, 64)))
+        expected = old + grad.T @ x
+        for threads in (1, 2, 3):
+            gw = old.copy()
+            fastfc.linear_backward(
+                grad, x, weight, needs=("weight",), out=(None, gw, None), accumulate=True, threads=threads
+            )
+            assert_same_bits(gw, expected, (n, threads))
+
+
 def test_accumulate_into_some(dtype, rng):
     grad, x, weight, _ = operands(rng, 9, 21, 35, dtype)
     fresh = fastfc.linear_backward(grad, x, weight)
