@@ -69,8 +69,8 @@ def test_every_tile_follows_the_canonical_order(fma_isa, dtype, rng, canonical, 
 
 
 def test_large_products_follow_the_canonical_order(fma_isa, dtype, rng, canonical):
-    """Several blocks of rows, several chunks of k, and a weight larger than its share of L3, which comes in small chunks
-    (of an L3 of 32 MiB; where it is larger, this is one more of the others)."""
+    """Several blocks of rows, several chunks of k, and a weight larger than its share of L3, which comes in small
+    chunks (of an L3 of 32 MiB; where it is larger, this is one more of the others)."""
     far = gaussian(rng, (2800, 1030 if dtype == np.float32 else 530), dtype)
     many = gaussian(rng, (90, 1130), dtype)
     for weight, batches in ((far, (25, 13, 12, 7, 6, 1)), (many, (1000, 385))):
