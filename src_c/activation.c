@@ -1,6 +1,5 @@
 /* Activations on their own: an epilogue without a product. */
 #include "dispatch.h"
-#include "gemm.h"
 #include "threads.h"
 
 typedef struct elementwise {

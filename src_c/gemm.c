@@ -1,8 +1,8 @@
 /* Blocking and threads of the dense product. Start reading at fc_gemm_run.
  *
  * The loops, outside in: units (a block of rows of a by a panel of b), shared out to threads; chunks of k; and inside the
- * kernel row tiles, then k. A chunk of a panel stays in half of L2 while all its row tiles read it;
- * sums that go on from chunk to chunk wait in a scratch of totals, never in y. */
+ * kernel row tiles, then k. A chunk of a panel stays in L2 while all its row tiles read it; sums that go on from chunk to
+ * chunk wait in a scratch of totals, never in y. */
 #include "gemm.h"
 
 #include "memory.h"
@@ -35,8 +35,8 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
     const ptrdiff_t step = fc_panel_step(kernels, g->dtype, g->n, at);
     if (p->few) {
         fc_few_job job = {
-            .a = g->a, .a_row = g->a_row, .a_step = size, .w = (const char *)g->b + col * g->b_j, .w_row = g->b_j, .m = g->m, .n = n,
-            .k = g->k, .epilogue = g->epilogue, .at = col,
+            .a = g->a, .a_row = g->a_row, .a_step = size, .w = (const char *)g->b + col * g->b_j, .w_row = g->b_j,
+            .m = g->m, .n = n, .k = g->k, .epilogue = g->epilogue, .at = col,
         };
         kernels->few[g->dtype](&job);
         return;
