@@ -12,7 +12,7 @@ STAMP := $(VENV)/stamp-
 ARGS ?=
 
 SOURCES := setup.py pyproject.toml $(wildcard MANIFEST.in) $(shell find fastfc src_c -type f \
-	\( -name '*.py' -o -name '*.py[xdi]' -o -name '*.[ch]' -o -name '*.inc' -o -name '*.def' \))
+	\( -name '*.py' -o -name '*.py[xdi]' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.inc' -o -name '*.def' \))
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-c test-aarch64 bench bench-quick benchmarks lint clean check-tools

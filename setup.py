@@ -3,6 +3,7 @@
 Environment: FASTFC_WERROR=1 turns warnings of the C sources into errors; FASTFC_NO_OPENMP=1 builds without threads.
 """
 
+import glob
 import os
 import platform
 import subprocess
@@ -83,7 +84,7 @@ core = Extension(
     include_dirs=["src_c", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     extra_compile_args=["-O2", "-g0"],
-    depends=sorted(c_files()),
+    depends=sorted(c_files()) + sorted(glob.glob("fastfc/*.pxi")),
 )
 
 setup(ext_modules=cythonize([core], build_dir="build/cython"), cmdclass={"build_ext": build_kernels})

@@ -1,128 +1,18 @@
-"""Layers: each a class with its forward pass and, right under it, its backward pass.
-
-A ``vjp`` returns y and a closure ``backward(grad_y, needs_input_grad=True)``, which adds to the gradients of the
-parameters and returns that of x. The closure refers to x and to the weights as they are: between the two passes
-neither x nor (by an optimiser's step) the parameters may be written into, as in torch. y may.
-"""
+"""SparseLinear: a weight of which only the stored entries exist."""
 
 import math
-import operator
 
 import numpy as np
 
 from fastfc import init
-from fastfc.functional import linear, linear_backward, pack
-from fastfc.module import FLOATS, Module, Parameter, immutable
+from fastfc.arrays import immutable
+from fastfc.layers.affine import Affine, default_bias
+from fastfc.layers.arguments import float_dtype, size
+from fastfc.module import FLOATS, Parameter
 from fastfc.sparse import CSR
 
-__all__ = ["Linear", "ReLU", "SparseLinear"]
 
-
-class _Affine(Module):
-    """``y = act(x Wᵀ + b)``; a subclass says what W is.
-
-    ``forward`` and ``forward_vjp`` take the activation as an argument, so that `Sequential` can fuse a following
-    activation layer into the product.
-    """
-
-    activation = None
-
-    def __call__(self, x):
-        return self.forward(x, self.activation)
-
-    def vjp(self, x):
-        return self.forward_vjp(x, self.activation)
-
-    def forward(self, x, activation):
-        return linear(x, self._operand(), _data(self.bias), activation=activation)
-
-    def forward_vjp(self, x, activation):
-        weight, bias = self.weight, self.bias
-        b, w = _data(bias), self._matrix()
-        if activation is None:
-            y = z = linear(x, self._operand(), b)
-        else:
-            y, z = linear(x, self._operand(), b, activation=activation, return_preactivation=True)
-        z = None if activation is None else z  # without an activation y is the caller's alone
-
-        def backward(grad_y, needs_input_grad=True):
-            needs = ("x", "weight", "bias") if needs_input_grad else ("weight", "bias")
-            old = (None, weight.grad, None if bias is None else bias.grad)
-            grad_x, grad_w, grad_b = linear_backward(
-                grad_y, x, w, activation=activation, preactivation=z,
-                needs=needs if bias is not None else needs[:-1], out=old, accumulate=True)
-            weight.grad = grad_w
-            if bias is not None:
-                bias.grad = grad_b
-            return grad_x
-
-        return y, backward
-
-
-class Linear(_Affine):
-    """Fully connected layer, ``y = act(x Wᵀ + b)``.
-
-    Parameters
-    ----------
-    in_features, out_features : int
-        Lengths of the last axis of x and of y; 0 is allowed.
-    bias : bool
-        Whether there is a b.
-    activation : str or tuple, optional
-        Applied in the same pass, by the names of `fastfc.linear`.
-    dtype : float32 or float64
-    rng : numpy.random.Generator, int or None
-        Source of the initial values, which are torch's [1]_: W and b from U(-k, k), k = 1/√in_features.
-
-    Attributes
-    ----------
-    weight : Parameter, (out_features, in_features)
-    bias : Parameter, (out_features,), or None
-
-    Raises
-    ------
-    TypeError, ValueError
-        If a size is no integer >= 0, or `dtype` is neither float32 nor float64. A call raises what
-        `fastfc.linear` raises.
-
-    References
-    ----------
-    .. [1] Kaiming uniform with a = √5: K. He et al., arXiv:1502.01852
-
-    Examples
-    --------
-    >>> import numpy as np, fastfc
-    >>> layer = fastfc.Linear(64, 128, rng=0)
-    >>> layer
-    Linear(in_features=64, out_features=128, bias=True)
-    >>> x = np.ones((32, 64), dtype=np.float32)          # (batch, in_features)
-    >>> y, backward = layer.vjp(x)                       # (batch, out_features)
-    >>> grad_x = backward(np.ones_like(y))
-    >>> y.shape, grad_x.shape, layer.weight.grad.shape
-    ((32, 128), (32, 64), (128, 64))
-    """
-
-    def __init__(self, in_features, out_features, bias=True, *, activation=None, dtype=np.float32, rng=None):
-        self.in_features = _size("Linear", "in_features", in_features)
-        self.out_features = _size("Linear", "out_features", out_features)
-        self.activation = activation
-        dtype, rng = _float_dtype("Linear", dtype), init.generator(rng)
-        weight = np.empty((self.out_features, self.in_features), dtype)
-        self.weight = Parameter(init.kaiming_uniform_(weight, math.sqrt(5), rng=rng), packer=pack)
-        self.bias = _default_bias(self, dtype, rng) if bias else None
-
-    def _operand(self):
-        return self.weight.operand
-
-    def _matrix(self):
-        return self.weight.data
-
-    def extra_repr(self):
-        text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-        return text if self.activation is None else f"{text}, activation={self.activation!r}"
-
-
-class SparseLinear(_Affine):
+class SparseLinear(Affine):
     """Fully connected layer under a fixed random mask, ``y = x (mask ∘ W)ᵀ + b``; only what the mask keeps is
     stored (CSR), multiplied and trained.
 
@@ -175,16 +65,16 @@ class SparseLinear(_Affine):
     buffers = ("indices", "indptr")
 
     def __init__(self, in_features, out_features, bias=True, *, sparsity=0.5, dtype=np.float32, rng=None):
-        inputs = _size("SparseLinear", "in_features", in_features)
-        outputs = _size("SparseLinear", "out_features", out_features)
+        inputs = size("SparseLinear", "in_features", in_features)
+        outputs = size("SparseLinear", "out_features", out_features)
         if not 0 <= sparsity <= 1:
             raise ValueError(f"SparseLinear(): sparsity must be in [0, 1], got {sparsity}")
-        dtype, rng = _float_dtype("SparseLinear", dtype), init.generator(rng)
+        dtype, rng = float_dtype("SparseLinear", dtype), init.generator(rng)
         cells = inputs * outputs
         kept = np.sort(rng.choice(cells, round((1 - sparsity) * cells), replace=False, shuffle=False))
         self._build(np.empty(kept.size, dtype), *_csr_structure(kept, outputs, inputs), (outputs, inputs))
         init.kaiming_uniform_(self.weight.data, math.sqrt(5), fan_in=inputs, rng=rng)
-        self.bias = _default_bias(self, dtype, rng) if bias else None
+        self.bias = default_bias(self, dtype, rng) if bias else None
 
     @classmethod
     def from_csr(cls, csr, bias=None):
@@ -320,78 +210,6 @@ class SparseLinear(_Affine):
     def extra_repr(self):
         return (f"in_features={self.in_features}, out_features={self.out_features}, "
                 f"bias={self.bias is not None}, nnz={self.indices.size}")
-
-
-class ReLU(Module):
-    """Rectified linear unit, ``relu(x) = max(x, 0)``: x for x > 0, NaN for NaN, +0 otherwise.
-
-    x : (..., features), float32 or float64; y of the same shape and dtype. The gradient passes where x > 0, and
-    through NaN, as in torch. In a `Sequential` after a layer without an activation it costs no pass of its own.
-
-    Raises
-    ------
-    TypeError
-        If x is no array of float32 or float64.
-
-    Examples
-    --------
-    >>> import numpy as np, fastfc
-    >>> fastfc.ReLU()(np.float32([-1, 0, 2]))
-    array([0., 0., 2.], dtype=float32)
-    """
-
-    activation = "relu"
-
-    def __call__(self, x):
-        x = _float_array("ReLU", "x", x)
-        y = np.maximum(x, 0)
-        y += 0  # max(-0, +0) may be either; this makes it +0
-        return y
-
-    def vjp(self, x):
-        y = self(x)
-        dead = x <= 0
-
-        def backward(grad_y, needs_input_grad=True):
-            _float_array("ReLU", "grad_y", grad_y)
-            if grad_y.shape != dead.shape:
-                raise ValueError(f"ReLU backward: grad_y must have shape {dead.shape}, got {grad_y.shape}")
-            return np.where(dead, 0, grad_y) if needs_input_grad else None
-
-        return y, backward
-
-
-def _data(parameter):
-    return None if parameter is None else parameter.data
-
-
-def _size(layer, name, value):
-    try:
-        size = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{layer}(): {name} must be an integer, got {type(value).__name__}") from None
-    if size < 0:
-        raise ValueError(f"{layer}(): {name} must be >= 0, got {size}")
-    return size
-
-
-def _float_dtype(layer, dtype):
-    dtype = np.dtype(dtype)
-    if dtype not in FLOATS:
-        raise TypeError(f"{layer}(): dtype must be float32 or float64, got {dtype}")
-    return dtype
-
-
-def _float_array(layer, name, array):
-    if not isinstance(array, np.ndarray) or array.dtype not in FLOATS:
-        got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise TypeError(f"{layer}: {name} must be a float32 or float64 array, got {got}")
-    return array
-
-
-def _default_bias(layer, dtype, rng):
-    bound = 1 / math.sqrt(layer.in_features) if layer.in_features else 0.0
-    return Parameter(init.uniform_(np.empty(layer.out_features, dtype), -bound, bound, rng=rng))
 
 
 def _given_bias(function, bias, layer):
