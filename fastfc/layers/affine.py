@@ -10,7 +10,6 @@ from fastfc.layers.arguments import float_dtype, size
 from fastfc.module import Module, Parameter
 
 
-
 class Affine(Module):
     """``y = act(x Wᵀ + b)``; a subclass says what W is.
 
