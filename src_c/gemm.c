@@ -10,68 +10,74 @@
 
 typedef struct plan {
     const fc_gemm *g;
-    ptrdiff_t panels, splits;     /* units = panels x splits of the rows */
+    ptrdiff_t cols;               /* of a unit of work, a multiple of the kernels' width */
+    ptrdiff_t at_once;            /* of these, so many are packed, or go on from totals, together */
+    ptrdiff_t strips, splits;     /* units = strips of `cols` columns x splits of the rows */
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     int stream;                   /* steps of b to fetch ahead where it is walked once */
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
     int direct;                   /* b's rows of outputs are contiguous: it is packed while it is first used */
     int few;                      /* b is read where it stands, its columns of k contiguous */
-    size_t panel_bytes, total_bytes;
+    size_t pack_bytes, total_bytes;
     char *workspace;
 } plan;
+
+/* One chunk of k, from step k on, of the n columns from `col` on. */
+static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t col, ptrdiff_t n,
+                      ptrdiff_t k) {
+    const fc_gemm *g = p->g;
+    const fc_kernels *kernels = g->kernels;
+    const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype], lanes = kernels->lanes[g->dtype];
+    fc_gemm_job job = {
+        .a = (const char *)g->a + begin * g->a_row + k * size, .a_row = g->a_row, .b_step = panel, .b_tail = panel,
+        .m = end - begin, .n = n, .k = g->k - k < p->chunk ? g->k - k : p->chunk, .total = p->total_bytes ? total : NULL,
+        .fetch_y = p->fetch_y, .first = k == 0, .last = k + p->chunk >= g->k, .epilogue = g->epilogue, .row = begin, .col = col,
+    };
+    if (g->panels) {
+        job.b_tail = (n % panel + lanes - 1) / lanes * lanes;
+        job.b_panel = panel * g->k;
+        job.b = (const char *)g->panels + (col * g->k + k * (n < panel ? job.b_tail : panel)) * size;
+        job.ahead = p->ahead;
+        job.stream = p->ahead ? 0 : p->stream;
+    } else if (p->direct && n % lanes == 0 && !(p->pack_bytes && kernels->narrow)) {
+        job.b = (const char *)g->b + col * g->b_j + k * g->b_k;
+        job.b_step = job.b_tail = g->b_k / size;
+        job.b_panel = panel;
+        job.stream = p->stream;
+        job.copy = p->pack_bytes ? packed : NULL;
+    } else {
+        fc_pack_job pack = {
+            .src = (const char *)g->b + col * g->b_j + k * g->b_k, .src_j = g->b_j, .src_k = g->b_k,
+            .dst = packed, .step = panel, .pitch = panel * job.k, .n = n, .k = job.k,
+        };
+        kernels->pack[g->dtype](&pack);
+        job.b = packed;
+        job.b_panel = pack.pitch;
+    }
+    kernels->gemm[g->dtype](&job);
+}
 
 static void run_unit(void *context, int thread, ptrdiff_t unit) {
     const plan *p = context;
     const fc_gemm *g = p->g;
-    char *workspace = p->workspace + (size_t)thread * (p->panel_bytes + p->total_bytes);
-    const fc_kernels *kernels = g->kernels;
-    const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype];
-    const ptrdiff_t at = unit % p->panels, split = unit / p->panels;
+    char *packed = p->workspace + (size_t)thread * (p->pack_bytes + p->total_bytes), *total = packed + p->pack_bytes;
+    const ptrdiff_t split = unit / p->strips, col = unit % p->strips * p->cols, n = g->n - col < p->cols ? g->n - col : p->cols;
     /* Shares that differ by a row at most. */
     const ptrdiff_t share = g->m / p->splits, longer = g->m % p->splits;
     const ptrdiff_t begin = share * split + (split < longer ? split : longer), end = begin + share + (split < longer);
-    const ptrdiff_t col = at * panel, n = g->n - col < panel ? g->n - col : panel;
-    const ptrdiff_t step = fc_panel_step(kernels, g->dtype, g->n, at);
     if (p->few) {
         fc_few_job job = {
-            .a = g->a, .a_row = g->a_row, .a_step = size, .w = (const char *)g->b + col * g->b_j, .w_row = g->b_j,
+            .a = g->a, .a_row = g->a_row, .a_step = fc_size(g->dtype), .w = (const char *)g->b + col * g->b_j, .w_row = g->b_j,
             .m = g->m, .n = n, .k = g->k, .epilogue = g->epilogue, .at = col,
         };
-        kernels->few[g->dtype](&job);
+        g->kernels->few[g->dtype](&job);
         return;
     }
-    const int direct = p->direct && n % kernels->lanes[g->dtype] == 0;
-
-    for (ptrdiff_t k = 0; k == 0 || k < g->k; k += p->chunk) {
-        fc_gemm_job job = {
-            .a = (const char *)g->a + begin * g->a_row + k * size, .a_row = g->a_row, .b_step = step, .m = end - begin, .n = n,
-            .k = g->k - k < p->chunk ? g->k - k : p->chunk, .total = p->total_bytes ? workspace + p->panel_bytes : NULL,
-            .fetch_y = p->fetch_y, .first = k == 0, .last = k + p->chunk >= g->k, .epilogue = g->epilogue, .row = begin,
-            .col = col,
-        };
-        if (g->panels) {
-            job.b = (const char *)g->panels + (col * g->k + k * step) * size;
-            if (p->ahead) job.next = (const char *)job.b + job.k * step * size;
-            else job.stream = p->stream;
-        } else if (direct) {
-            job.b = (const char *)g->b + col * g->b_j + k * g->b_k;
-            job.b_step = g->b_k / size;
-            job.stream = p->stream;
-            if (p->panel_bytes) {
-                job.copy = workspace;
-                job.copy_step = step;
-            }
-        } else {
-            fc_pack_job pack = {
-                .src = (const char *)g->b + col * g->b_j + k * g->b_k, .src_j = g->b_j, .src_k = g->b_k,
-                .dst = workspace, .step = step, .n = n, .k = job.k,
-            };
-            kernels->pack[g->dtype](&pack);
-            job.b = workspace;
-        }
-        kernels->gemm[g->dtype](&job);
-    }
+    const ptrdiff_t at_once = p->at_once < n ? p->at_once : n;
+    for (ptrdiff_t at = 0; at < n; at += at_once)
+        for (ptrdiff_t k = 0; k == 0 || k < g->k; k += p->chunk)
+            run_chunk(p, packed, total, begin, end, col + at, n - at < at_once ? n - at : at_once, k);
 }
 
 /* Few outputs and a long batch: lanes along the batch. */
@@ -94,17 +100,20 @@ static void run_rows(void *context, int thread, ptrdiff_t unit) {
     g->kernels->few[g->dtype](&job);
 }
 
+/* Multiply-adds of a unit: some 10 us. */
+static const double UNIT = 1 << 19;
+
 fc_status fc_gemm_run(const fc_gemm *g) {
     if (!g->m || !g->n) return FC_OK;
     const fc_kernels *kernels = g->kernels;
-    const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype], tile = kernels->tile_rows[g->dtype];
+    const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype], tile = kernels->tile_rows;
     /* An element of the weight costs its way from memory too: as much as 4 multiply-adds. */
     const int team = fc_team_for((double)(g->m + 4) * (double)g->n * (double)g->k, g->threads);
     if (g->n <= FC_FEW && g->n <= panel && g->m >= 8 * g->n && g->m >= kernels->lanes[g->dtype] && g->k >= 12 * g->n) {
         fc_parallel_for(team, (g->m + ROWS_UNIT - 1) / ROWS_UNIT, run_rows, (void *)(uintptr_t)g);
         return FC_OK;
     }
-    plan p = {.g = g, .panels = fc_panels(kernels, g->dtype, g->n)};
+    plan p = {.g = g, .cols = kernels->width[g->dtype]};
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0;
     p.few = !g->panels && !p.direct && g->b_k == size && g->m <= FC_FEW;
     p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
@@ -119,30 +128,46 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.stream = !g->panels ? 32 : far ? 64 : 16;
     p.ahead = g->panels && g->m >= tile && !once;
 
-    /* A chunk takes half of L2, so that x streaming by does not push it out; half of that where the next one has to fit
-     * too. From memory, with few rows, it comes evenly in small ones. */
-    p.chunk = (ptrdiff_t)(fc_l2_bytes() / 2) / (panel * size) / FC_BLOCK * FC_BLOCK;
-    if (g->panels && p.chunk > 4 * FC_BLOCK) p.chunk = (p.chunk / FC_BLOCK + 1) / 2 * FC_BLOCK;
-    if (p.chunk < FC_BLOCK || (g->panels && far && g->m <= 2 * tile)) p.chunk = FC_BLOCK;
+    /* A chunk takes half of L2, so that x streaming by does not push it out; of a packed weight a quarter, because the next
+     * one has to fit too, and at most 5 blocks, because longer ones bring nothing more. From memory, with few rows, it comes
+     * evenly in small ones. */
+    ptrdiff_t room = (ptrdiff_t)(g->panels ? fc_l2_bytes() / 4 : fc_l2_bytes() / 2);
+    if (g->panels && far && g->m <= 2 * tile) room = 48 << 10;
+    p.chunk = room / ((g->panels || !kernels->narrow ? panel : 2 * kernels->width[g->dtype]) * size) / FC_BLOCK * FC_BLOCK;
+    if (g->panels && p.chunk > 5 * FC_BLOCK) p.chunk = 5 * FC_BLOCK;
+    if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
     if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
 
     ptrdiff_t rows = g->panels ? 32 * tile : 80 * tile;
     if (rows > g->m) rows = g->m;
-    if (p.chunk < g->k && !p.few) p.total_bytes = (size_t)(rows * panel * size);
-    if (!g->panels && !p.few && !once) p.panel_bytes = (size_t)(p.chunk * panel * size + 63) / 64 * 64;
+    /* A unit is large enough for its own cost not to show, and small enough to share out. */
+    if (g->panels && p.chunk >= g->k) {
+        const double column = (double)(rows * g->k);
+        const ptrdiff_t most = g->n / (8 * team);
+        while (p.cols * 2 <= most && (double)p.cols * column < UNIT) p.cols *= 2;
+    }
+    p.at_once = p.cols;
+    if (g->panels && p.chunk < g->k) p.at_once = panel;
+    if (!g->panels && !once && !p.few) {
+        if (kernels->narrow) p.cols *= 2;
+        p.at_once = kernels->narrow ? p.cols : panel;
+        p.pack_bytes = (size_t)(p.chunk * p.at_once * size + 63) / 64 * 64;
+    }
+    p.strips = (g->n + p.cols - 1) / p.cols;
+    if (p.chunk < g->k && !p.few) p.total_bytes = (size_t)(rows * p.at_once * size);
 
     /* All panels pass over one block of x's rows before the next, so that x, which is read again for each panel, comes
      * from L2 or L3; beside so many rows a panel's own way is short. And rows are split to even out the threads' shares. */
     p.splits = (g->m + rows - 1) / rows;
     if (team > 1 && g->m >= 2 * tile && !p.few) {
-        ptrdiff_t even = (8 * team + p.panels - 1) / p.panels;
+        ptrdiff_t even = (8 * team + p.strips - 1) / p.strips;
         if (even > g->m / tile) even = g->m / tile;
         if (p.splits < even) p.splits = even;
     }
 
     char small[16384] __attribute__((aligned(64)));
-    const ptrdiff_t units = p.panels * p.splits;
-    const size_t bytes = (size_t)(team < units ? team : units) * (p.panel_bytes + p.total_bytes);
+    const ptrdiff_t units = p.strips * p.splits;
+    const size_t bytes = (size_t)(team < units ? team : units) * (p.pack_bytes + p.total_bytes);
     p.workspace = bytes <= sizeof small ? small : fc_alloc(bytes);
     if (!p.workspace) return FC_NO_MEMORY;
     fc_parallel_for(team, units, run_unit, &p);

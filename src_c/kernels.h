@@ -11,14 +11,14 @@
  * knob. 192 keeps the mean error on Gaussian data under MKL's; 128 costs 2 to 4 % at small M. */
 enum { FC_BLOCK = 192 };
 
-/* The widest panel of any target, in elements (avx512, f32). */
-enum { FC_PANEL_MAX = 64 };
+/* The widest tile of any target, in elements (avx512, f32). */
+enum { FC_WIDTH_MAX = 64 };
 
-/* gemm: m rows of a times one panel b, and the epilogue.
+/* gemm: m rows of a times the panels of b, one after the other, and the epilogue.
  *
- *        k                 n <= panel
+ *        k                 n
  *   +---------+         +-----------+           y (through the epilogue, when last)
- * m | a  ->   |       k | b, row k at|     ->   or total (m rows of `panel` elements), which the next
+ * m | a  ->   |       k | b, row k at|     ->   or total (m rows), which the next
  *   +---------+         | b+k*b_step|          call for the same tile goes on from
  *                       +-----------+
  * The k of all calls but the last is a multiple of FC_BLOCK. b's rows are readable up to the next full vector. */
@@ -26,14 +26,14 @@ typedef struct fc_gemm_job {
     const void *a;
     ptrdiff_t a_row;          /* bytes from row to row; elements of a row are contiguous */
     const void *b;
-    ptrdiff_t b_step;         /* elements from row to row */
+    ptrdiff_t b_step, b_tail; /* elements from row to row of a panel, and of a last one that is not full */
+    ptrdiff_t b_panel;        /* elements from panel to panel */
     ptrdiff_t m, n, k;
     int stream;               /* b comes from farther than L2: the steps of it to fetch ahead, into L1; 0: it is in L2 */
     int fetch_y;              /* the rows of y come from memory: fetch them while the sum runs */
-    void *copy;               /* NULL, or where the first of several row tiles leaves b for the others: */
-    ptrdiff_t copy_step;      /* elements from row to row */
-    const void *next;         /* NULL, or what to fetch into L2 meanwhile: as many bytes as b, which come next */
-    void *total;              /* may be NULL when first and last */
+    void *copy;               /* NULL, or (n <= panel) where the first of several row tiles leaves b, packed, for the others */
+    int ahead;                /* what stands right behind each panel comes next: fetch it into L2 meanwhile */
+    void *total;              /* panels of m rows of `panel` elements; may be NULL when first and last */
     int first, last;
     const fc_epilogue *epilogue;
     ptrdiff_t row, col;       /* where this tile stands in y */
@@ -53,12 +53,13 @@ typedef struct fc_few_job {
     int across;
 } fc_few_job;
 
-/* pack: dst[k * step + j] = src(j, k) for j < n, +0 from n up to the next full vector. */
+/* pack: dst[k * step + j] = src(j, k) for j < n, +0 from n up to the next full vector. With a `pitch` every panel of
+ * columns starts anew: column j of panel p stands at dst + p * pitch + k * step + j. */
 typedef struct fc_pack_job {
     const void *src;
     ptrdiff_t src_j, src_k;   /* bytes */
     void *dst;
-    ptrdiff_t step;           /* elements */
+    ptrdiff_t step, pitch;    /* elements */
     ptrdiff_t n, k;
 } fc_pack_job;
 
@@ -128,8 +129,10 @@ typedef struct fc_kernels {
     const char *isa;
     int fma;                  /* keeps the canonical bits */
     ptrdiff_t panel[2];       /* elements, by dtype */
+    ptrdiff_t width[2];       /* columns of the widest tile: as much as a unit of work is wide */
     ptrdiff_t lanes[2];
-    ptrdiff_t tile_rows[2];   /* the most rows of any tile */
+    ptrdiff_t tile_rows;      /* the most rows of any tile */
+    int narrow;               /* a row of a panel is one line: too little to fetch at a time from rows that stand apart */
 #define FC_KERNEL(name) void (*name[2])(struct fc_##name##_job *);
 #include "kernels.def"
 #undef FC_KERNEL

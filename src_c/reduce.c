@@ -54,19 +54,19 @@ typedef struct sums {
     int add;
 } sums;
 
-static void column_sum_panel(void *context, int thread, ptrdiff_t i) {
+static void column_sum_strip(void *context, int thread, ptrdiff_t i) {
     const sums *c = context;
-    const ptrdiff_t size = fc_size(c->dtype), panel = c->kernels->panel[c->dtype], begin = i * panel;
+    const ptrdiff_t size = fc_size(c->dtype), width = c->kernels->width[c->dtype], begin = i * width;
     (void)thread;
     fc_column_sum_job job = {
         .src = (const char *)c->src->data + begin * size, .src_row = c->src->row_stride, .m = c->src->rows,
-        .n = c->src->cols - begin < panel ? c->src->cols - begin : panel, .out = (char *)c->out + begin * size, .add = c->add,
+        .n = c->src->cols - begin < width ? c->src->cols - begin : width, .out = (char *)c->out + begin * size, .add = c->add,
     };
     c->kernels->column_sum[c->dtype](&job);
 }
 
 void fc_column_sums(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *src, void *out, int add, int threads) {
     sums c = {kernels, dtype, src, out, add};
-    fc_parallel_for(fc_team_for((double)src->rows * (double)src->cols * 8, threads), fc_panels(kernels, dtype, src->cols),
-                    column_sum_panel, &c);
+    fc_parallel_for(fc_team_for((double)src->rows * (double)src->cols * 8, threads), (src->cols + kernels->width[dtype] - 1) / kernels->width[dtype],
+                    column_sum_strip, &c);
 }

@@ -212,14 +212,14 @@ static void spmm_share(void *context, int thread, ptrdiff_t share) {
 static fc_status spmm_run(spmm *p, int threads) {
     if (!p->sparse->rows || !p->width) return FC_OK;
     const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype];
-    p->panel = p->kernels->panel[p->dtype];
+    p->panel = p->panels ? p->kernels->panel[p->dtype] : p->kernels->width[p->dtype];
     const ptrdiff_t step = p->width < p->panel ? (p->width + lanes - 1) / lanes * lanes : p->panel;
     const int team = fc_team_for((double)(p->sparse->begin[p->sparse->rows] + p->sparse->rows) * (double)p->width, threads);
     /* With fewer entries than rows of the dense operand, only what they name is copied. */
     const int64_t entries = p->sparse->begin[p->sparse->rows];
     p->gather = !p->transpose && entries < p->inner;
     if (!p->panels) p->panel_bytes = (size_t)((p->gather ? entries : p->inner) * step * size + 63) / 64 * 64;
-    p->tile_bytes = (size_t)(TILE_ROWS * FC_PANEL_MAX * size);
+    p->tile_bytes = (size_t)(TILE_ROWS * FC_WIDTH_MAX * size);
     p->workspace = fc_alloc((size_t)team * (p->panel_bytes + 2 * p->tile_bytes));
     if (!p->workspace) return FC_NO_MEMORY;
     p->shares = team;

@@ -13,6 +13,7 @@ enum { VL_f32 = 16, VL_f64 = 8 };
 
 /* 32 registers: 6 rows by 4 vectors leave 8 for W and x. */
 enum { ROWS_1 = 12, ROWS_2 = 12, ROWS_3 = 8, ROWS_4 = 6 };
+enum { PANEL_VECS = 4 };
 
 FC_INLINE vec_f32 v_zero_f32(void) { return _mm512_setzero_ps(); }
 FC_INLINE vec_f64 v_zero_f64(void) { return _mm512_setzero_pd(); }

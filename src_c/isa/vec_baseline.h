@@ -12,6 +12,7 @@ typedef int32_t bits_f32 __attribute__((vector_size(16)));
 typedef int64_t bits_f64 __attribute__((vector_size(16)));
 enum { VL_f32 = 4, VL_f64 = 2 };
 enum { ROWS_1 = 6, ROWS_2 = 6, ROWS_3 = 3, ROWS_4 = 3 };
+enum { PANEL_VECS = 2 };
 
 FC_INLINE vec_f32 v_zero_f32(void) { return (vec_f32){0}; }
 FC_INLINE vec_f64 v_zero_f64(void) { return (vec_f64){0}; }

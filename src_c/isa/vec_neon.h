@@ -11,6 +11,7 @@ enum { VL_f32 = 4, VL_f64 = 2 };
 
 /* 32 registers: 6 rows by 4 vectors leave 8 for W and x. */
 enum { ROWS_1 = 12, ROWS_2 = 12, ROWS_3 = 8, ROWS_4 = 6 };
+enum { PANEL_VECS = 4 };
 
 FC_INLINE vec_f32 v_zero_f32(void) { return vdupq_n_f32(0); }
 FC_INLINE vec_f64 v_zero_f64(void) { return vdupq_n_f64(0); }

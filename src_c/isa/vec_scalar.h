@@ -11,6 +11,7 @@ typedef float vec_f32;
 typedef double vec_f64;
 enum { VL_f32 = 1, VL_f64 = 1 };
 enum { ROWS_1 = 2, ROWS_2 = 2, ROWS_3 = 1, ROWS_4 = 1 };
+enum { PANEL_VECS = 4 };
 
 FC_INLINE vec_f32 v_zero_f32(void) { return 0.0f; }
 FC_INLINE vec_f64 v_zero_f64(void) { return 0.0; }

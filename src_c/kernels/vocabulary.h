@@ -16,6 +16,8 @@
  *   v_transpose(src, row, t)  lane j of t[i] = element i of row j of src: VL rows, `row` bytes apart, TRANSPOSE elements
  *                             of each
  *   ROWS_1 .. ROWS_4          the most rows of a register tile that is 1 to 4 vectors wide
+ *   PANEL_VECS                vectors in a panel, 2 or 4: as wide as the tile that many rows run in, because then a panel is
+ *                             one contiguous stream. Where it is 2, tiles 4 wide run over two panels side by side
  */
 #define FC_PASTE2(a, b) a##b
 #define FC_PASTE(a, b) FC_PASTE2(a, b)
@@ -44,9 +46,9 @@
 /* Makes the compiler take an address as given: left to itself it keeps one for each row of a block, on the stack. */
 #define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
-/* Vectors in a panel, elements in a row of it. */
-enum { PANEL_VECS = 4 };
+/* Elements in a row of a panel, and of the widest tile. */
 #define PANEL (PANEL_VECS * VL)
+#define WIDTH (4 * VL)
 
 /* How a tile of gemm meets b: in L2, fetching what comes next; from farther away; or likewise, leaving a copy for other tiles. */
 enum { IN_L2, STREAM, STREAM_COPY };
