@@ -49,7 +49,7 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
     } else {
         fc_pack_job pack = {
             .src = (const char *)g->b + col * g->b_j + k * g->b_k, .src_j = g->b_j, .src_k = g->b_k,
-            .dst = packed, .step = panel, .pitch = panel * job.k, .n = n, .k = job.k,
+            .dst = packed, .step = panel, .pitch = panel * job.k + 64 / size, .n = n, .k = job.k,
         };
         kernels->pack[g->dtype](&pack);
         job.b = packed;
@@ -151,7 +151,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     if (!g->panels && !once && !p.few) {
         if (kernels->narrow) p.cols *= 2;
         p.at_once = kernels->narrow ? p.cols : panel;
-        p.pack_bytes = (size_t)(p.chunk * p.at_once * size + 63) / 64 * 64;
+        p.pack_bytes = (size_t)(p.chunk * p.at_once * size + p.at_once / panel * 64 + 63) / 64 * 64;
     }
     p.strips = (g->n + p.cols - 1) / p.cols;
     if (p.chunk < g->k && !p.few) p.total_bytes = (size_t)(rows * p.at_once * size);
