@@ -10,6 +10,7 @@ from fastfc._version import __version__
 _runtime.start()
 
 from fastfc import activations, init, optim  # noqa: E402
+from fastfc.clip import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
 from fastfc.layers import Linear, ReLU, SparseLinear  # noqa: E402
@@ -40,6 +41,8 @@ __all__ = [
     "__version__",
     "activations",
     "available_isas",
+    "clip_grad_norm_",
+    "clip_grad_value_",
     "current_isa",
     "get_num_threads",
     "init",
