@@ -1,6 +1,8 @@
 # Optimisers and the clipping of gradients: lists of arrays become one call. Checks are made here at C speed; what is
 # unusual goes to the optimiser's own methods, which convert it or compose the error.
 
+from libc.math cimport INFINITY, isfinite
+
 cdef extern from "fastfc.h" nogil:
     ctypedef enum fc_rule_kind:
         FC_SGD
@@ -114,15 +116,32 @@ cdef bint ascends(cnp.ndarray rows, Py_ssize_t end) noexcept:
     return last < end
 
 
+cdef Rule rule_of(object optimizer, dict group, int64_t step):
+    """The rule for a step, of numbers that are in range: options may have been changed since they were last checked."""
+    cdef Rule made = None
+    cdef fc_rule r
+    try:
+        made = optimizer._rule(group, step)
+        r = made.rule
+        if 0 <= r.lr < INFINITY and 0 <= r.decay < INFINITY and 0 <= r.momentum < INFINITY and 0 <= r.eps < INFINITY and \
+                0 <= r.beta1 <= 1 and 0 <= r.beta2 <= 1 and isfinite(r.fresh) and isfinite(r.shrink) and isfinite(r.scale):
+            return made
+    except (ArithmeticError, TypeError, ValueError):
+        optimizer._check_now(group)
+        raise
+    optimizer._check_now(group)
+    return made
+
+
 def optimizer_step(optimizer):
     """Update every parameter that has a gradient; nothing is changed if any of them cannot be.
 
     Of the optimiser it takes `param_groups` and `state`, and asks it for: `_plan(group)`, the names of the states that
     its rule uses, in their order (None: not used); `_rule(group, step)`, a `Rule` for the step-th step of a parameter; `_begin(group, name,
-    data)`, a new state; `_unusual(place, parameter, group)`, whatever is no dense gradient as it should be, as an array, or
+    data)`, a new state; `_check_now(group)`, an error for options out of range; `_unusual(place, parameter, group)`, whatever is no dense gradient as it should be, as an array, or
     as rows (ascending) and values. `takes_dense` is False if all gradients go there; `counts`, if states have a "step".
     """
-    cdef list groups = optimizer.param_groups, params, made = [], counted = []
+    cdef list groups = optimizer.param_groups, params, fresh = [], made = [], counted = []
     cdef dict states = optimizer.state, state, group
     cdef tuple slots
     cdef bint takes_dense = optimizer.takes_dense, counts = optimizer.counts, first
@@ -156,6 +175,9 @@ def optimizer_step(optimizer):
                     rows, gradient = gradient
             grad = gradient
             state = states.get(parameter)
+            if state is None:
+                state = {}
+                fresh.append((parameter, state))
             first = False
             t = tensors.add(data)
             tensors.held.append(grad)
@@ -164,22 +186,22 @@ def optimizer_step(optimizer):
                 name = slots[i]
                 if name is None:
                     continue
-                array = None if state is None else state.get(name)
+                array = state.get(name)
                 if array is None:
                     array = optimizer._begin(group, name, data)
-                    made.append((parameter, name, array))
+                    made.append((state, name, array))
                     first = True
                 if not (is_like(array, data) and cnp.PyArray_ISWRITEABLE(array)):
                     optimizer._bad_state(place, name)
                 tensors.held.append(array)
                 t.state[i] = cnp.PyArray_DATA(array)
             if counts:
-                step = 1 if state is None else state.get("step", 0) + 1
-                counted.append((parameter, step))
+                step = state.get("step", 0) + 1
+                counted.append(state)
             else:
                 step = 1 if first else 2
             if step != last:
-                rule = optimizer._rule(group, step)
+                rule = rule_of(optimizer, group, step)
                 last = step
             t.rule = rule.rule
             if rows is not None:
@@ -189,10 +211,13 @@ def optimizer_step(optimizer):
                 t.rows = <const int64_t *>cnp.PyArray_DATA(rows)
                 t.n = cnp.PyArray_SIZE(grad)
                 t.dim = cnp.PyArray_DIM(data, 1)
-    for parameter, name, array in made:
-        states.setdefault(parameter, {})[name] = array
-    for parameter, step in counted:
-        states.setdefault(parameter, {})["step"] = step
+    for state, name, array in made:
+        state[name] = array
+    for state in counted:
+        state["step"] = state.get("step", 0) + 1
+    for parameter, state in fresh:
+        if state:
+            states[parameter] = state
     tensors.update(threads)
 
 

@@ -235,6 +235,10 @@ class Optimizer:
         """Raise an error that begins with `where` if an option is out of range."""
         raise NotImplementedError
 
+    def _check_now(self, group):
+        """The same for options as they stand in a group."""
+        self._check(f"{type(self).__name__}.step()", **{name: group[name] for name in self.defaults})
+
     def _plan(self, group):
         """Names of the states that the rule uses with the options of this group, in its order; None: does without."""
         raise NotImplementedError
