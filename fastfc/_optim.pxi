@@ -1,8 +1,6 @@
 # Optimisers and the clipping of gradients: lists of arrays become one call. Checks are made here at C speed; what is
 # unusual goes to the optimiser's own methods, which convert it or compose the error.
 
-from libc.math cimport INFINITY, isfinite
-
 cdef extern from "fastfc.h" nogil:
     ctypedef enum fc_rule_kind:
         FC_SGD
@@ -116,21 +114,14 @@ cdef bint ascends(cnp.ndarray rows, Py_ssize_t end) noexcept:
     return last < end
 
 
-cdef Rule rule_of(object optimizer, dict group, int64_t step):
-    """The rule for a step, of numbers that are in range: options may have been changed since they were last checked."""
-    cdef Rule made = None
-    cdef fc_rule r
-    try:
-        made = optimizer._rule(group, step)
-        r = made.rule
-        if 0 <= r.lr < INFINITY and 0 <= r.decay < INFINITY and 0 <= r.momentum < INFINITY and 0 <= r.eps < INFINITY and \
-                0 <= r.beta1 <= 1 and 0 <= r.beta2 <= 1 and isfinite(r.fresh) and isfinite(r.shrink) and isfinite(r.scale):
-            return made
-    except (ArithmeticError, TypeError, ValueError):
-        optimizer._check_now(group)
-        raise
+cdef int check_options(object optimizer, Py_ssize_t number, dict group) except -1:
+    """Have the options of a group checked, unless they are those that were checked last."""
+    cdef list checked = optimizer._checked, now = [group[name] for name in <dict>optimizer.defaults]
+    if number < len(checked) and checked[number] == now:
+        return 0
     optimizer._check_now(group)
-    return made
+    checked[number:number + 1] = [now]
+    return 0
 
 
 def optimizer_step(optimizer):
@@ -138,14 +129,15 @@ def optimizer_step(optimizer):
 
     Of the optimiser it takes `param_groups` and `state`, and asks it for: `_plan(group)`, the names of the states that
     its rule uses, in their order (None: not used); `_rule(group, step)`, a `Rule` for the step-th step of a parameter; `_begin(group, name,
-    data)`, a new state; `_check_now(group)`, an error for options out of range; `_unusual(place, parameter, group)`, whatever is no dense gradient as it should be, as an array, or
+    data)`, a new state; `_check_now(group)`, an error for options out of range, and `_checked`, a list to remember those that were
+    not; `_unusual(place, parameter, group)`, whatever is no dense gradient as it should be, as an array, or
     as rows (ascending) and values. `takes_dense` is False if all gradients go there; `counts`, if states have a "step".
     """
     cdef list groups = optimizer.param_groups, params, fresh = [], made = [], counted = []
     cdef dict states = optimizer.state, state, group
     cdef tuple slots
     cdef bint takes_dense = optimizer.takes_dense, counts = optimizer.counts, first
-    cdef Py_ssize_t room = 0, place = -1
+    cdef Py_ssize_t room = 0, place = -1, number = -1
     cdef int64_t step, last
     cdef int i, threads = _default_threads
     cdef cnp.ndarray data, grad, rows
@@ -155,6 +147,8 @@ def optimizer_step(optimizer):
         room += len(<list>group["params"])
     cdef _Tensors tensors = _Tensors(room)
     for group in groups:
+        number += 1
+        check_options(optimizer, number, group)
         params = group["params"]
         slots = None
         last = -1
@@ -201,7 +195,7 @@ def optimizer_step(optimizer):
             else:
                 step = 1 if first else 2
             if step != last:
-                rule = rule_of(optimizer, group, step)
+                rule = optimizer._rule(group, step)
                 last = step
             t.rule = rule.rule
             if rows is not None:
