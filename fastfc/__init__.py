@@ -24,6 +24,7 @@ from fastfc.runtime import (  # noqa: E402
     show_config,
 )
 from fastfc.sparse import CSR  # noqa: E402
+from fastfc.sparse_grad import SparseGrad  # noqa: E402
 
 __all__ = [
     "CSR",
@@ -34,6 +35,7 @@ __all__ = [
     "Parameter",
     "ReLU",
     "Sequential",
+    "SparseGrad",
     "SparseLinear",
     "__version__",
     "activations",
