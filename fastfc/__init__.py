@@ -9,12 +9,12 @@ from fastfc._version import __version__
 
 _runtime.start()
 
-from fastfc import activations, init, optim  # noqa: E402
+from fastfc import activations, init, layers, optim  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
-from fastfc.layers import Linear, ReLU, SparseLinear  # noqa: E402
+from fastfc.layers import *  # noqa: E402, F403
 from fastfc.losses import CrossEntropyLoss  # noqa: E402
-from fastfc.module import Module, Parameter  # noqa: E402
+from fastfc.module import Module, Parameter, UninitializedParameter  # noqa: E402
 from fastfc.runtime import (  # noqa: E402
     available_isas,
     current_isa,
@@ -27,16 +27,15 @@ from fastfc.sparse import CSR  # noqa: E402
 from fastfc.sparse_grad import SparseGrad  # noqa: E402
 
 __all__ = [
+    *layers.__all__,
     "CSR",
     "CrossEntropyLoss",
-    "Linear",
     "Module",
     "PackedWeight",
     "Parameter",
-    "ReLU",
     "Sequential",
     "SparseGrad",
-    "SparseLinear",
+    "UninitializedParameter",
     "__version__",
     "activations",
     "available_isas",
