@@ -63,7 +63,7 @@ class Parameter:
     True
     """
 
-    __slots__ = ("__weakref__", "_data", "_frozen", "_packed", "_packer", "grad")
+    __slots__ = ("__weakref__", "_data", "_frozen", "_operand", "_packer", "grad")
 
     def __init__(self, data, *, packer=None):
         if not isinstance(data, np.ndarray):
@@ -86,14 +86,10 @@ class Parameter:
 
     # Read several times in each pass: a getter in C takes half the time of one in Python.
     data = property(operator.attrgetter("_data"), _assign)
+    operand = property(operator.attrgetter("_operand"))
     frozen = property(operator.attrgetter("_frozen"))
     shape = property(operator.attrgetter("_data.shape"))
     dtype = property(operator.attrgetter("_data.dtype"))
-
-    @property
-    def operand(self):
-        packed = self._packed
-        return self._data if packed is None else packed
 
     def freeze(self):
         """Move the values into a fresh read-only array and pack that. `Module.eval` calls this."""
@@ -104,7 +100,8 @@ class Parameter:
     def thaw(self):
         """Drop the pack and move the values into a fresh writeable array. `Module.train` calls this."""
         if self._frozen:
-            self._commit((self._data.copy(), None))
+            data = self._data.copy()
+            self._commit((data, data))
             self._frozen = False
 
     # A change has two halves, so that all that can fail (memory, packing) is over before anything is replaced.
@@ -112,11 +109,12 @@ class Parameter:
     def _stage(self, array, frozen=None):
         if self._frozen if frozen is None else frozen:
             array = immutable(array)
-            return array, None if self._packer is None else self._packer(array)
-        return np.require(np.asarray(array), requirements="CAW"), None
+            return array, array if self._packer is None else self._packer(array)
+        array = np.require(np.asarray(array), requirements="CAW")
+        return array, array
 
     def _commit(self, staged):
-        self._data, self._packed = staged
+        self._data, self._operand = staged
 
     def __getstate__(self):
         return {"data": self._data, "grad": self.grad, "packer": self._packer, "frozen": self._frozen}
@@ -171,7 +169,7 @@ class UninitializedParameter(Parameter):
 
     def __init__(self, shape, dtype, *, packer=None):
         self.grad, self._packer, self._frozen = None, packer, False
-        self._data, self._packed = (shape, np.dtype(dtype)), None
+        self._data = shape, np.dtype(dtype)
 
     shape = property(lambda self: self._data[0])
     dtype = property(lambda self: self._data[1])
@@ -197,12 +195,12 @@ class UninitializedParameter(Parameter):
         self._frozen = False
 
     def _commit(self, staged):
-        super()._commit(staged)
         self.__class__ = Parameter
+        self._commit(staged)
 
     def __setstate__(self, state):
         self.grad, self._packer, self._frozen = state["grad"], state["packer"], state["frozen"]
-        self._data, self._packed = state["data"], None
+        self._data = state["data"]
 
 
 class Module:

@@ -411,7 +411,7 @@ def test_train_frees_the_pack():
     gc.collect()
     count = sum(isinstance(o, fastfc.PackedWeight) and o.shape == (4, 5) for o in gc.get_objects())
     assert count == 0
-    assert layer.weight._packed is None
+    assert layer.weight.operand is layer.weight.data
 
 
 @ALL

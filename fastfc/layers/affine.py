@@ -54,7 +54,7 @@ def affine_vjp(x, operand, matrix, weight, bias, activation):
 
     W comes twice: `operand` in the form that is fastest forward, `matrix` as the backward pass takes it.
     """
-    b = data_of(bias)
+    b = None if bias is None else bias.data
     if activation is None:  # y is the caller's alone
         y, z = linear(x, operand, b), None
     else:
@@ -167,11 +167,15 @@ class Linear(Affine):
         self.weight = Parameter(default_weight(self.out_features, self.in_features, dtype, rng), packer=pack)
         self.bias = Parameter(default_bias(self.out_features, self.in_features, dtype, rng)) if bias else None
 
-    def _operand(self):
-        return self.weight.operand
+    # Written out, not by `_operand` and `_matrix`: with few features a pass takes no longer than such calls.
 
-    def _matrix(self):
-        return self.weight.data
+    def forward(self, x, activation):
+        bias = self.bias
+        return linear(x, self.weight.operand, None if bias is None else bias.data, activation=activation)
+
+    def forward_vjp(self, x, activation):
+        weight = self.weight
+        return affine_vjp(x, weight.operand, weight.data, weight, self.bias, activation)
 
 
 def data_of(parameter):

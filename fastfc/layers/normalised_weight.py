@@ -408,7 +408,7 @@ def _twin(weight):
     """Another Parameter with the same values and pack, and a gradient of its own."""
     twin = Parameter.__new__(Parameter)
     twin.grad, twin._packer, twin._frozen = None, weight._packer, weight.frozen
-    twin._commit((weight._data, weight._packed))
+    twin._commit((weight.data, weight.operand))
     return twin
 
 
