@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from fastfc.module import Parameter
+from fastfc.module import Parameter, UninitializedParameter
 
 __all__ = ["SGD"]
 
@@ -33,6 +33,8 @@ class Optimizer:
         for i, parameter in enumerate(self.params):
             if not isinstance(parameter, Parameter):
                 raise TypeError(f"{name}(): params[{i}] must be a Parameter, got {type(parameter).__name__}")
+            if isinstance(parameter, UninitializedParameter):
+                raise ValueError(f"{name}(): params[{i}] is uninitialised; call the model on a first batch before")
         if len(set(self.params)) < len(self.params):
             raise ValueError(f"{name}(): params holds a Parameter twice")
         self._state = [dict.fromkeys(self.slots) for _ in self.params]

@@ -79,7 +79,7 @@ class Bilinear(Module):
             if g.dtype != a.dtype or g.shape != shape:
                 raise ValueError(f"Bilinear: grad_y must be {a.dtype} of shape {shape}, got {g.dtype} of shape "
                                  f"{g.shape}")
-            g, w = g.reshape(-1, self.out_features), flat(weight.data)
+            g, w = g.reshape(len(a), self.out_features), flat(weight.data)
             grad_a, grad_b = np.empty_like(a), np.empty_like(b)
             grad_w = np.zeros(w.shape, w.dtype)
             bias_grad = None if bias is None else np.zeros(self.out_features, w.dtype)
@@ -88,7 +88,7 @@ class Bilinear(Module):
                 grad_p, _, _ = linear_backward(
                     g[part], products(a[part], b[part]), w, needs=needs, out=(None, grad_w, bias_grad), accumulate=True)
                 if needs_input_grad:
-                    grad_p = grad_p.reshape(-1, self.in1_features, self.in2_features)
+                    grad_p = grad_p.reshape(len(grad_p), self.in1_features, self.in2_features)
                     np.einsum("mij,mj->mi", grad_p, b[part], out=grad_a[part])
                     np.einsum("mij,mi->mj", grad_p, a[part], out=grad_b[part])
             weight.add_grad(grad_w.reshape(weight.shape))

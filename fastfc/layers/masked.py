@@ -106,7 +106,7 @@ class MaskedLinear(Affine):
         def backward(grad_y, needs_input_grad=True):
             into.grad = None
             grad_x = product_backward(grad_y, needs_input_grad)
-            weight.add_grad(np.multiply(into.grad, mask, out=into.grad))
+            weight.add_grad(times(into.grad, mask))
             return grad_x
 
         return y, backward
@@ -115,11 +115,11 @@ class MaskedLinear(Affine):
         """A Parameter with the values mask ∘ W."""
         weight, mask = self.weight.data, self._mask
         if not self.weight.frozen:
-            return Parameter(weight * mask)
+            return Parameter(times(weight, mask))
         # Both arrays are immutable in eval(), so these very two make the same product. Two threads may both make it.
         sources, effective = self._made
         if sources is None or sources[0] is not weight or sources[1] is not mask:
-            effective = Parameter(weight * mask, packer=pack)
+            effective = Parameter(times(weight, mask), packer=pack)
             effective.freeze()
             self._made = (weight, mask), effective
         return effective
@@ -151,6 +151,11 @@ class MaskedLinear(Affine):
 
     def extra_repr(self):
         return f"{super().extra_repr()}, kept={int(self._mask.sum())}"
+
+
+def times(array, mask):
+    with np.errstate(invalid="ignore"):  # Inf · 0
+        return array * mask
 
 
 class Gradient:
