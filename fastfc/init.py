@@ -459,8 +459,7 @@ def orthogonal_(array, gain=1.0, *, rng=None):
     """
     _check_array("orthogonal_", array)
     gain = _finite("orthogonal_", "gain", gain)
-    if array.ndim < 2:
-        raise ValueError(f"orthogonal_(): array must have at least two axes, got {array.ndim}-D")
+    _fans("orthogonal_", array)
     if array.size:
         rows = array.shape[0]
         columns = array.size // rows

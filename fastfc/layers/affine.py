@@ -113,7 +113,8 @@ class Factored(Module):
     def __repr__(self):
         text = (f"in_features={self.in_features}, out_features={self.out_features}, {self.inner_repr()}, "
                 f"bias={self.bias is not None}")
-        return f"{type(self).__name__}({text if self.activation is None else f'{text}, activation={self.activation!r}'})"
+        text += "" if self.activation is None else f", activation={self.activation!r}"
+        return f"{type(self).__name__}({text})"
 
 
 class Linear(Affine):

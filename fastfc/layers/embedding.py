@@ -298,7 +298,8 @@ class EmbeddingBag(Table):
             raise ValueError(f"EmbeddingBag: offsets must start at 0, got {offsets[:1]}")
         if (np.diff(indptr) < 0).any():
             at = int(np.argmax(np.diff(indptr) < 0))
-            raise ValueError(f"EmbeddingBag: offsets[{at}] is {indptr[at]}, more than what follows it, {indptr[at + 1]}")
+            raise ValueError(f"EmbeddingBag: offsets[{at}] is {indptr[at]}, more than what follows it, "
+                             f"{indptr[at + 1]}")
         return indices, indptr
 
     def _grad_like(self, samples, shape):

@@ -137,7 +137,8 @@ def weight_norm(layer, name="weight", dim=0):
     Raises
     ------
     TypeError, ValueError
-        If `layer` has no such parameter, it has less than two axes or waits for a first batch, or is normalised already.
+        If `layer` has no such parameter, it has less than two axes or waits for a first batch, or is normalised
+        already.
 
     Notes
     -----
@@ -311,6 +312,11 @@ class Normalised:
             self._make(advance=False)
         return self._weights[name][1]
 
+    def _replace_buffers(self, arrays):
+        own = {name for norm in self._norms for name in (f"{norm}_u", f"{norm}_v")} & arrays.keys()
+        vars(self).update({name: arrays[name] for name in own})
+        super()._replace_buffers({name: array for name, array in arrays.items() if name not in own})
+
     def _loaded(self):
         self._weights = {}
         super()._loaded()
@@ -390,7 +396,8 @@ def _parameter(function, layer, name, dim):
     if not isinstance(parameter, Parameter):
         raise ValueError(f"{function}(): {layer!r} has no parameter {name!r}")
     if isinstance(parameter, UninitializedParameter):
-        raise ValueError(f"{function}(): {name!r} of {layer!r} is uninitialised; call the layer on a first batch before")
+        raise ValueError(f"{function}(): {name!r} of {layer!r} is uninitialised; call the layer on a first "
+                         "batch before")
     if parameter.data.ndim < 2:
         raise ValueError(f"{function}(): {name!r} must have two axes or more, got shape {parameter.shape}")
     if not -parameter.data.ndim <= integer(function, "dim", dim) < parameter.data.ndim:

@@ -53,7 +53,8 @@ class Reshape(Module):
 
     def _axis(self, name, value, shape):
         if not -len(shape) <= value < len(shape):
-            raise ValueError(f"{type(self).__name__}: {name} is {value}, expected an axis of x, which has shape {shape}")
+            raise ValueError(f"{type(self).__name__}: {name} is {value}, expected an axis of x, which has shape "
+                             f"{shape}")
         return value % len(shape)
 
 
