@@ -88,7 +88,7 @@ def test_the_other_layers_are_initialised_as_torchs(kind, dtype):
         check_uniform(layer.weight.data, 50**-0.5)
         check_uniform(layer.bias.data, 50**-0.5)
     elif kind is fastfc.SeparableLinear:
-        layer = kind(500, 500, 50, 200, **options)
+        layer = kind(500, 10, 50, 200, **options)
         check_uniform(layer.depthwise.weight.data, 10**-0.5)
         check_uniform(layer.pointwise.weight.data, 10_000**-0.5)
     elif kind is fastfc.Bilinear:

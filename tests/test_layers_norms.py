@@ -184,6 +184,25 @@ def test_in_a_model(norm):
         model(np.ones((2, 4), np.float32))
 
 
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_of_a_layer_that_a_model_has_fused_before(norm):
+    layer, x = fastfc.Linear(5, 6, rng=0), np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
+    model = fastfc.Sequential(layer, fastfc.ReLU())
+    model(x)
+    norm(layer)
+    twin, relu = copy.deepcopy(layer), fastfc.ReLU()
+    for _ in range(3):
+        np.testing.assert_array_equal(model(x), relu(twin(x)))
+        y, backward = model.vjp(x)
+        z, twin_backward = twin.vjp(x)
+        np.testing.assert_array_equal(backward(y), twin_backward(relu.vjp(z)[1](y)))
+        assert state_of(layer) == state_of(twin)  # as many iterations
+        for p, q in zip(layer.parameters(), twin.parameters(), strict=True):
+            np.testing.assert_array_equal(p.grad, q.grad)
+            p.data -= 0.1 * p.grad
+            q.data -= 0.1 * q.grad
+
+
 @pytest.mark.parametrize(("make", "error", "message"), [
     (lambda: fastfc.spectral_norm(fastfc.ReLU()), ValueError, r"spectral_norm\(\): ReLU\(\) has no parameter 'weight'"),
     (lambda: fastfc.weight_norm(fastfc.Linear(3, 2), "bias"), ValueError,

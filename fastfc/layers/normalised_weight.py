@@ -8,6 +8,7 @@ import numpy as np
 from fastfc import init
 from fastfc.arrays import immutable
 from fastfc.functional import linear
+from fastfc.layers.affine import Affine
 from fastfc.layers.arguments import integer, size
 from fastfc.module import Module, Parameter, UninitializedParameter
 
@@ -26,8 +27,8 @@ def spectral_norm(layer, name="weight", n_power_iterations=1, eps=1e-12, dim=0, 
     Parameters
     ----------
     layer : Module
-        Changed in place: ``layer.weight`` is now what it computes with, ``layer.weight_orig`` what is trained. It is
-        still of its class, but not one that `Sequential` fuses.
+        Changed in place: ``layer.weight`` is now what it computes with, ``layer.weight_orig`` what is trained. It
+        becomes an instance of a subclass of its class with the same name.
     name : str
         A parameter with two or more axes, "weight" for most.
     n_power_iterations : int
@@ -123,7 +124,7 @@ def weight_norm(layer, name="weight", dim=0):
     ----------
     layer : Module
         Changed in place: ``layer.weight`` is now what it computes with, ``layer.weight_g`` and ``layer.weight_v`` what
-        is trained. It is still of its class, but not one that `Sequential` fuses.
+        is trained. It becomes an instance of a subclass of its class with the same name.
     name : str
         A parameter with two or more axes.
     dim : int or None
@@ -262,18 +263,18 @@ class Normalised:
     the arrays that they were made from. In ``eval()`` those are immutable, so that these very arrays make that weight.
     """
 
-    def __call__(self, *args, **kwargs):
+    def _forward(self, forward, args, kwargs):
         self._make()
-        return super().__call__(*args, **kwargs)
+        return forward(self, *args, **kwargs)
 
-    def vjp(self, *args, **kwargs):
+    def _vjp(self, vjp, args, kwargs):
         # Parameters of this pass alone, which the layer's own backward pass leaves its gradients in.
         made = []
         for norm, sources, weight, context in self._make():
             weight = _twin(weight)
             self._weights[norm.name] = sources, weight, context
             made.append((norm, weight, context))
-        y, layer_backward = super().vjp(*args, **kwargs)
+        y, layer_backward = vjp(self, *args, **kwargs)
 
         def backward(*args, **kwargs):
             for _, weight, _ in made:
@@ -343,7 +344,12 @@ def _restored(base, state):
 
 @functools.cache
 def _class(base):
-    return type(base.__name__, (Normalised, base), {"__module__": base.__module__, "__doc__": base.__doc__})
+    """`base` with its two passes wrapped: of an affine layer those that the others call, and that Sequential fuses."""
+    forward, vjp = ("forward", "forward_vjp") if issubclass(base, Affine) else ("__call__", "vjp")
+    return type(base.__name__, (Normalised, base), {
+        "__module__": base.__module__, "__doc__": base.__doc__,
+        forward: lambda self, *args, **kwargs: self._forward(getattr(base, forward), args, kwargs),
+        vjp: lambda self, *args, **kwargs: self._vjp(getattr(base, vjp), args, kwargs)})
 
 
 def _install(layer, norm, parameters, buffers):
