@@ -263,11 +263,11 @@ class Normalised:
     the arrays that they were made from. In ``eval()`` those are immutable, so that these very arrays make that weight.
     """
 
-    def _forward(self, forward, args, kwargs):
+    def _pass(self, forward, args, kwargs):
         self._make()
         return forward(self, *args, **kwargs)
 
-    def _vjp(self, vjp, args, kwargs):
+    def _pass_vjp(self, vjp, args, kwargs):
         # Parameters of this pass alone, which the layer's own backward pass leaves its gradients in.
         made = []
         for norm, sources, weight, context in self._make():
@@ -348,8 +348,8 @@ def _class(base):
     forward, vjp = ("forward", "forward_vjp") if issubclass(base, Affine) else ("__call__", "vjp")
     return type(base.__name__, (Normalised, base), {
         "__module__": base.__module__, "__doc__": base.__doc__,
-        forward: lambda self, *args, **kwargs: self._forward(getattr(base, forward), args, kwargs),
-        vjp: lambda self, *args, **kwargs: self._vjp(getattr(base, vjp), args, kwargs)})
+        forward: lambda self, *args, **kwargs: self._pass(getattr(base, forward), args, kwargs),
+        vjp: lambda self, *args, **kwargs: self._pass_vjp(getattr(base, vjp), args, kwargs)})
 
 
 def _install(layer, norm, parameters, buffers):
