@@ -116,11 +116,18 @@ def test_eval(make, sizes, norm):
     other.load_state_dict(layer.state_dict())
     np.testing.assert_array_equal(other.weight.data, weight.data)
     np.testing.assert_array_equal(other(*xs), y)
+    for p in layer.parameters():  # what is assigned in eval() counts
+        p.data = np.random.default_rng(7).standard_normal(p.shape).astype(np.float32).reshape(p.shape)
+    changed = layer(*xs)
+    assert not np.array_equal(changed, y)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(layer))(*xs), changed)
     layer.train()
-    layer(*xs)
-    for p in layer.parameters():
-        p.data *= 2
-    layer(*xs)
+    layer.training = False
+    np.testing.assert_array_equal(layer(*xs), changed)
+    for p in layer.parameters():  # and what is written in train()
+        p.data[...] = np.random.default_rng(8).standard_normal(p.shape)
+    np.testing.assert_array_equal(layer(*xs), copy.deepcopy(layer)(*xs))
+    assert not np.array_equal(layer(*xs), changed)
 
 
 @over

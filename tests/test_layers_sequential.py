@@ -280,8 +280,20 @@ def test_errors_of_other_kinds_are_passed_on_as_they_are():
         def __call__(self, x):
             return b"\xff".decode()
 
-    with pytest.raises(UnicodeDecodeError, match="^'utf-8' codec"):
+    with pytest.raises(UnicodeDecodeError, match="^'utf-8' codec") as caught:
         fastfc.Sequential(Fails())(1)
+    assert len(caught.value.args) == 5
+
+    class Other(ValueError):
+        pass
+
+    def fails(x):
+        raise Other("one")
+
+    layer = fastfc.Identity()
+    layer.vjp = fails
+    with pytest.raises(Other, match="^one$"):
+        fastfc.Sequential(layer).vjp(1)
 
 
 def test_one_sequential_in_eval_for_many_threads():

@@ -268,19 +268,15 @@ class Normalised:
         return forward(self, *args, **kwargs)
 
     def _pass_vjp(self, vjp, args, kwargs):
-        # Parameters of this pass alone, which the layer's own backward pass leaves its gradients in.
-        made = []
-        for norm, sources, weight, context in self._make():
-            weight = _twin(weight)
-            self._weights[norm.name] = sources, weight, context
-            made.append((norm, weight, context))
+        made = self._make()
         y, layer_backward = vjp(self, *args, **kwargs)
 
         def backward(*args, **kwargs):
-            for _, weight, _ in made:
+            # The layer's own backward pass leaves its gradients in the weights that it was computed with.
+            for _, _, weight, _ in made:
                 weight.grad = None
             result = layer_backward(*args, **kwargs)
-            for norm, weight, context in made:
+            for norm, _, weight, context in made:
                 for part, grad in norm.backward(weight.grad, context).items():
                     getattr(self, f"{norm.name}_{part}").add_grad(grad)
             return result
@@ -415,14 +411,6 @@ def _parameter(function, layer, name, dim):
 
 def _array(value):
     return value.data if isinstance(value, Parameter) else value
-
-
-def _twin(weight):
-    """Another Parameter with the same values and pack, and a gradient of its own."""
-    twin = Parameter.__new__(Parameter)
-    twin.grad, twin._packer, twin._frozen = None, weight._packer, weight.frozen
-    twin._commit((weight.data, weight.operand))
-    return twin
 
 
 def _unit(vector, eps):
