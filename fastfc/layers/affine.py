@@ -168,7 +168,13 @@ class Linear(Affine):
         self.weight = Parameter(default_weight(self.out_features, self.in_features, dtype, rng), packer=pack)
         self.bias = Parameter(default_bias(self.out_features, self.in_features, dtype, rng)) if bias else None
 
-    # Written out, not by `_operand` and `_matrix`: with few features a pass takes no longer than such calls.
+    def _operand(self):
+        return self.weight.operand
+
+    def _matrix(self):
+        return self.weight.data
+
+    # Written out, not by these two: with few features a pass takes no longer than such calls.
 
     def forward(self, x, activation):
         bias = self.bias
