@@ -171,6 +171,29 @@ void fc_activation_forward(fc_dtype dtype, fc_activation activation, double para
 void fc_activation_backward(fc_dtype dtype, fc_activation activation, double parameter, const void *grad, const void *x,
                             void *dst, ptrdiff_t n, int threads);
 
+/* ---- The feed-forward block ---------------------------------------------------------------------------------------
+ * y = h W2^T + b2 with h = act(x W1^T + b1), or gated: h = act(x W1^T + b1) * (x W3^T + b3). h is made and used a block of
+ * rows at a time and is never whole; y has the bits of the products one after the other. */
+typedef struct fc_feedforward {
+    const fc_packed *w1, *w2; /* d_ff by d_model, and d_model (or any width) by d_ff */
+    const fc_packed *w3;      /* the gate, like w1; NULL: none */
+    const void *b1, *b2, *b3; /* contiguous, each or NULL */
+    fc_activation activation;
+    double parameter;
+} fc_feedforward;
+
+/* Workspace: of h (gated: of both its factors) at most 3 MiB, but always 64 rows; besides, what fc_linear_forward_packed
+ * takes for a block of rows. If that cannot be had, earlier blocks may have been written. */
+fc_status fc_feedforward_forward(fc_dtype dtype, const fc_matrix *x, const fc_feedforward *block, const fc_matrix *y,
+                                 int threads);
+
+/* Its middle on its own, for training: n contiguous elements; outputs may be inputs. h = act(z) * factor; and from the
+ * gradient of h those of z and factor. */
+void fc_gate_forward(fc_dtype dtype, fc_activation activation, double parameter, const void *z, const void *factor, void *h,
+                     ptrdiff_t n, int threads);
+void fc_gate_backward(fc_dtype dtype, fc_activation activation, double parameter, const void *grad, const void *z,
+                      const void *factor, void *dz, void *dfactor, ptrdiff_t n, int threads);
+
 /* ---- The machine's limits, for benchmarks ------------------------------------------------------------------------- */
 
 /* The most flops per second of FMA chains in registers, over windows of `window` seconds within `seconds`. */

@@ -116,6 +116,24 @@ typedef struct fc_activation_grad_job {
     double parameter;
 } fc_activation_grad_job;
 
+/* gate: dst[i] = act(z[i]) * factor[i] for n contiguous elements; dst may be an operand. */
+typedef struct fc_gate_job {
+    const void *z, *factor;
+    void *dst;
+    ptrdiff_t n;
+    int activation;
+    double parameter;
+} fc_gate_job;
+
+/* gate_grad: dz[i] = grad[i] * factor[i] * act'(z[i]) and dfactor[i] = grad[i] * act(z[i]); each may be an operand. */
+typedef struct fc_gate_grad_job {
+    const void *grad, *z, *factor;
+    void *dz, *dfactor;
+    ptrdiff_t n;
+    int activation;
+    double parameter;
+} fc_gate_grad_job;
+
 typedef struct fc_probe_job {
     const void *buffer;       /* read: count elements, contiguous; fma: NULL, count iterations */
     ptrdiff_t count;
