@@ -12,7 +12,7 @@ _runtime.start()
 from fastfc import activations, init, optim  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
-from fastfc.layers import Linear, ReLU, SparseLinear  # noqa: E402
+from fastfc.layers import FeedForward, Linear, ReLU, SparseLinear, checkpoint  # noqa: E402
 from fastfc.losses import CrossEntropyLoss  # noqa: E402
 from fastfc.module import Module, Parameter  # noqa: E402
 from fastfc.runtime import (  # noqa: E402
@@ -28,6 +28,7 @@ from fastfc.sparse import CSR  # noqa: E402
 __all__ = [
     "CSR",
     "CrossEntropyLoss",
+    "FeedForward",
     "Linear",
     "Module",
     "PackedWeight",
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "activations",
     "available_isas",
+    "checkpoint",
     "current_isa",
     "get_num_threads",
     "init",

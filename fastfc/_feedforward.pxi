@@ -16,31 +16,46 @@ cdef extern from "fastfc.h" nogil:
                           Py_ssize_t, int)
 
 
-def feedforward(x, PackedWeight w1 not None, cnp.ndarray b1, PackedWeight w2 not None, cnp.ndarray b2, PackedWeight w3,
-                cnp.ndarray b3, int activation, double parameter):
-    """y of the block, whose weights and biases fit each other; None if x is not what C takes as it is."""
+cdef inline bint fits(object weight, object bias, int type_num, Py_ssize_t n, Py_ssize_t k) noexcept:
+    """Whether the weight is packed, n by k, and the bias n contiguous elements, or None."""
+    if type(weight) is not PackedWeight:
+        return False
+    cdef PackedWeight p = weight
+    if p.type_num != type_num or p.n != n or p.k != k:
+        return False
+    return bias is None or (type(bias) is cnp.ndarray and cnp.PyArray_NDIM(bias) == 1 and cnp.PyArray_TYPE(bias) == type_num and
+                            cnp.PyArray_ISCARRAY_RO(bias) and cnp.PyArray_DIM(bias, 0) == n)
+
+
+def feedforward(x, w1, b1, w2, b2, w3, b3, int activation, double parameter):
+    """y of the block; None unless x is what C takes as it is, the weights are packed, and all of them fit."""
     cdef fc_matrix xm, ym
     cdef fc_feedforward block
     cdef fc_status status
-    cdef fc_dtype dt
     cdef cnp.ndarray y
-    cdef int team = _default_threads
-    if not (type(x) is cnp.ndarray and is_plain(x) and cnp.PyArray_TYPE(x) == w1.type_num and rows_of(x, &xm) and
-            xm.cols == w1.k):
+    cdef Py_ssize_t width
+    cdef int type_num, team = _default_threads
+    if not (type(x) is cnp.ndarray and is_plain(x) and rows_of(x, &xm) and type(w1) is PackedWeight and type(w2) is PackedWeight):
         return None
-    block.w1, block.w2, block.w3 = w1.packed, w2.packed, NULL if w3 is None else w3.packed
+    type_num = cnp.PyArray_TYPE(x)
+    width = (<PackedWeight>w1).n
+    if not (fits(w1, b1, type_num, width, xm.cols) and fits(w2, b2, type_num, (<PackedWeight>w2).n, width) and
+            (w3 is None or fits(w3, b3, type_num, width, xm.cols))):
+        return None
+    block.w1 = (<PackedWeight>w1).packed
+    block.w2 = (<PackedWeight>w2).packed
+    block.w3 = NULL if w3 is None else (<PackedWeight>w3).packed
     block.b1, block.b2, block.b3 = data_or_null(b1), data_or_null(b2), data_or_null(b3)
     block.activation = <fc_activation>activation
     block.parameter = parameter
-    y = empty_like_rows(x, w2.n)
+    y = empty_like_rows(x, (<PackedWeight>w2).n)
     rows_of(y, &ym)
-    dt = dtype_of(y)
     # Handing the GIL over costs more than a small block takes.
-    if xm.rows * w1.n * (xm.cols + w2.n) < 4096:
-        status = fc_feedforward_forward(dt, &xm, &block, &ym, 1)
+    if xm.rows * width * (xm.cols + ym.cols) < 4096:
+        status = fc_feedforward_forward(dtype_of(y), &xm, &block, &ym, 1)
     else:
         with nogil:
-            status = fc_feedforward_forward(dt, &xm, &block, &ym, team)
+            status = fc_feedforward_forward(FC_F32 if type_num == cnp.NPY_FLOAT else FC_F64, &xm, &block, &ym, team)
     if status != FC_OK:
         raise MemoryError("FeedForward: no memory for workspace")
     return y

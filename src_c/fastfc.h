@@ -182,8 +182,8 @@ typedef struct fc_feedforward {
     double parameter;
 } fc_feedforward;
 
-/* Workspace: of h (gated: of both its factors) at most 3 MiB, but always 64 rows; besides, what fc_linear_forward_packed
- * takes for a block of rows. If that cannot be had, earlier blocks may have been written. */
+/* Workspace: rows of h (gated: of both its factors), at most 2.25 MiB of them or 64, whichever is more; besides, what
+ * fc_linear_forward_packed takes for so many rows. If that cannot be had, earlier blocks may have been written. */
 fc_status fc_feedforward_forward(fc_dtype dtype, const fc_matrix *x, const fc_feedforward *block, const fc_matrix *y,
                                  int threads);
 

@@ -7,6 +7,8 @@ neither x nor (by an optimiser's step) the parameters may be written into, as in
 
 from fastfc.layers.activation import ReLU
 from fastfc.layers.affine import Linear
+from fastfc.layers.checkpoint import checkpoint
+from fastfc.layers.feedforward import FeedForward
 from fastfc.layers.sparse import SparseLinear
 
-__all__ = ["Linear", "ReLU", "SparseLinear"]
+__all__ = ["FeedForward", "Linear", "ReLU", "SparseLinear", "checkpoint"]
