@@ -189,7 +189,6 @@ typedef struct fc_norm {
 typedef struct fc_norm_gradients {
     fc_matrix *gx;          /* m by n, or NULL; it may be grad_y */
     void *gamma, *beta;     /* n contiguous elements each, or NULL */
-    int accumulate;         /* add to what stands in gamma and beta */
 } fc_norm_gradients;
 
 /* y may be x. */

@@ -84,9 +84,9 @@ static void add_sums(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix 
                      int threads) {
     const ptrdiff_t n = x->cols, size = fc_size(dtype);
     fc_matrix parts = {sums, (x->rows + FC_BLOCK - 1) / FC_BLOCK, n, 2 * n * size, size};
-    if (out->gamma) fc_column_sums(kernels, dtype, &parts, out->gamma, out->accumulate, threads);
+    if (out->gamma) fc_column_sums(kernels, dtype, &parts, out->gamma, 0, threads);
     parts.data = sums + n * size;
-    if (out->beta) fc_column_sums(kernels, dtype, &parts, out->beta, out->accumulate, threads);
+    if (out->beta) fc_column_sums(kernels, dtype, &parts, out->beta, 0, threads);
 }
 
 fc_status fc_norm_backward(fc_dtype dtype, const fc_matrix *grad_y, const fc_matrix *x, const fc_norm *norm,

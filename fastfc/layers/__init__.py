@@ -7,6 +7,8 @@ neither x nor (by an optimiser's step) the parameters may be written into, as in
 
 from fastfc.layers.activation import ReLU
 from fastfc.layers.affine import Linear
+from fastfc.layers.dropout import Dropout
+from fastfc.layers.norm import LayerNorm, RMSNorm
 from fastfc.layers.sparse import SparseLinear
 
-__all__ = ["Linear", "ReLU", "SparseLinear"]
+__all__ = ["Dropout", "LayerNorm", "Linear", "RMSNorm", "ReLU", "SparseLinear"]
