@@ -28,7 +28,8 @@ if X86:
 if NEON:
     TARGETS["neon"] = []
 DRIVERS = [
-    "activation", "dispatch", "feedforward", "gemm", "linear", "memory", "packed", "probe", "reduce", "sparse", "threads"
+    "activation", "dispatch", "dropout", "feedforward", "gemm", "linear", "loss", "memory", "norm", "packed", "probe",
+    "reduce", "sparse", "threads",
 ]
 
 

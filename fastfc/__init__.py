@@ -12,8 +12,25 @@ _runtime.start()
 from fastfc import activations, init, optim  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
-from fastfc.layers import FeedForward, Linear, ReLU, SparseLinear, checkpoint  # noqa: E402
-from fastfc.losses import CrossEntropyLoss  # noqa: E402
+from fastfc.layers import (  # noqa: E402
+    Dropout,
+    FeedForward,
+    LayerNorm,
+    Linear,
+    ReLU,
+    RMSNorm,
+    SparseLinear,
+    checkpoint,
+)
+from fastfc.losses import (  # noqa: E402
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
 from fastfc.module import Module, Parameter  # noqa: E402
 from fastfc.runtime import (  # noqa: E402
     available_isas,
@@ -26,15 +43,24 @@ from fastfc.runtime import (  # noqa: E402
 from fastfc.sparse import CSR  # noqa: E402
 
 __all__ = [
+    "BCEWithLogitsLoss",
     "CSR",
     "CrossEntropyLoss",
+    "Dropout",
     "FeedForward",
+    "HuberLoss",
+    "L1Loss",
+    "LayerNorm",
     "Linear",
+    "MSELoss",
     "Module",
+    "NLLLoss",
     "PackedWeight",
     "Parameter",
+    "RMSNorm",
     "ReLU",
     "Sequential",
+    "SmoothL1Loss",
     "SparseLinear",
     "__version__",
     "activations",

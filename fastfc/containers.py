@@ -1,6 +1,7 @@
 """Modules made of modules."""
 
-from fastfc.layers import Linear, ReLU, SparseLinear
+from fastfc.layers import LayerNorm, Linear, ReLU, RMSNorm, SparseLinear
+from fastfc.layers.norm import LinearNorm
 from fastfc.module import Module
 
 __all__ = ["Sequential"]
@@ -8,13 +9,14 @@ __all__ = ["Sequential"]
 # Exact types: a subclass may compute something else, so it is run as it is.
 FUSES = frozenset({Linear, SparseLinear})
 ACTIVATIONS = frozenset({ReLU})
+NORMS = frozenset({LayerNorm, RMSNorm})
 
 
 class Sequential(Module):
     """Layers run one after the other.
 
     A `Linear` or `SparseLinear` without an activation and a `ReLU` after it run as one fused call, with the same
-    bits. Names in ``state_dict`` are ``"0.weight"``, ``"0.bias"`` and so on, as in torch.
+    bits; so do a `Linear`, its activation if there is one, and a `LayerNorm` or `RMSNorm` of its outputs. Names in ``state_dict`` are ``"0.weight"``, ``"0.bias"`` and so on, as in torch.
 
     Parameters
     ----------
@@ -75,6 +77,11 @@ class Sequential(Module):
                 last, activation = steps[-1]
                 if type(last) in FUSES and activation is None and last.activation is None:
                     steps[-1] = last, layer.activation
+                    continue
+            if steps and type(layer) in NORMS:
+                last, activation = steps[-1]
+                if type(last) is Linear and LinearNorm.fits(last, layer):
+                    steps[-1] = LinearNorm(last, last.activation if activation is None else activation, layer), None
                     continue
             steps.append((layer, None))
         return steps

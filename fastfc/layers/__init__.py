@@ -8,7 +8,9 @@ neither x nor (by an optimiser's step) the parameters may be written into, as in
 from fastfc.layers.activation import ReLU
 from fastfc.layers.affine import Linear
 from fastfc.layers.checkpoint import checkpoint
+from fastfc.layers.dropout import Dropout
 from fastfc.layers.feedforward import FeedForward
+from fastfc.layers.norm import LayerNorm, RMSNorm
 from fastfc.layers.sparse import SparseLinear
 
-__all__ = ["FeedForward", "Linear", "ReLU", "SparseLinear", "checkpoint"]
+__all__ = ["Dropout", "FeedForward", "LayerNorm", "Linear", "RMSNorm", "ReLU", "SparseLinear", "checkpoint"]
