@@ -13,7 +13,15 @@ from fastfc import activations, init, layers, optim  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
 from fastfc.layers import *  # noqa: E402, F403
-from fastfc.losses import CrossEntropyLoss  # noqa: E402
+from fastfc.losses import (  # noqa: E402
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
 from fastfc.module import Module, Parameter, UninitializedParameter  # noqa: E402
 from fastfc.runtime import (  # noqa: E402
     available_isas,
@@ -28,12 +36,18 @@ from fastfc.sparse_grad import SparseGrad  # noqa: E402
 
 __all__ = [
     *layers.__all__,
+    "BCEWithLogitsLoss",
     "CSR",
     "CrossEntropyLoss",
+    "HuberLoss",
+    "L1Loss",
+    "MSELoss",
     "Module",
+    "NLLLoss",
     "PackedWeight",
     "Parameter",
     "Sequential",
+    "SmoothL1Loss",
     "SparseGrad",
     "UninitializedParameter",
     "__version__",

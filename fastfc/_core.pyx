@@ -852,3 +852,11 @@ def activation_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, cnp
     cdef void *target = cnp.PyArray_DATA(gx)
     with nogil:
         fc_activation_backward(dt, <fc_activation>activation, parameter, grad, source, target, n, threads)
+
+
+# ---- Further subjects, each in a file of its own --------------------------------------------------------------------
+
+include "_norm.pxi"
+include "_loss.pxi"
+include "_dropout.pxi"
+include "_feedforward.pxi"

@@ -4,14 +4,17 @@ from collections.abc import Mapping
 
 from fastfc.layers import (
     GroupedLinear,
+    LayerNorm,
     LazyLinear,
     Linear,
     LowRankLinear,
     MaskedLinear,
+    RMSNorm,
     SeparableLinear,
     SparseLinear,
 )
 from fastfc.layers.activation import ELEMENTWISE
+from fastfc.layers.norm import LinearNorm
 from fastfc.module import Module
 
 __all__ = ["Sequential"]
@@ -20,6 +23,7 @@ __all__ = ["Sequential"]
 FUSES = frozenset(
     {GroupedLinear, LazyLinear, Linear, LowRankLinear, MaskedLinear, SeparableLinear, SparseLinear}
 )
+NORMS = frozenset({LayerNorm, RMSNorm})
 
 
 class Sequential(Module):
@@ -134,6 +138,8 @@ class Sequential(Module):
         for name, layer in self.named_children():
             if steps and type(layer) in ELEMENTWISE and steps[-1][1] is None and type(steps[-1][0]) in FUSES:
                 steps[-1] = steps[-1][0], layer, steps[-1][2]
+            elif steps and type(layer) in NORMS and type(steps[-1][0]) is Linear:
+                steps[-1] = LinearNorm(*steps[-1][:2], layer), None, steps[-1][2]
             else:
                 steps.append((layer, None, name))
         self._made = steps

@@ -433,12 +433,13 @@ class Module:
     # -- text -----------------------------------------------------------------------------------------------------
 
     def extra_repr(self):
-        """What stands between the brackets of ``repr``, for a module without children."""
+        """What stands between the brackets of ``repr``, or on its own line before the children."""
         return ""
 
     def __repr__(self):
+        extra = self.extra_repr()
         lines = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
-        inside = "\n  " + "\n  ".join(lines) + "\n" if lines else self.extra_repr()
+        inside = "\n  " + "\n  ".join([extra, *lines] if extra else lines) + "\n" if lines else extra
         return f"{type(self).__name__}({inside})"
 
 

@@ -20,16 +20,25 @@ from fastfc.layers.activation import (
 )
 from fastfc.layers.affine import Linear
 from fastfc.layers.bilinear import Bilinear
+from fastfc.layers.checkpoint import checkpoint
+from fastfc.layers.dropout import Dropout
 from fastfc.layers.embedding import Embedding, EmbeddingBag
+from fastfc.layers.feedforward import FeedForward
 from fastfc.layers.grouped import GroupedLinear, SeparableLinear
 from fastfc.layers.lazy import LazyLinear
 from fastfc.layers.lowrank import LowRankLinear
 from fastfc.layers.masked import MaskedLinear
+from fastfc.layers.norm import LayerNorm, RMSNorm
 from fastfc.layers.normalised_weight import remove_spectral_norm, remove_weight_norm, spectral_norm, weight_norm
 from fastfc.layers.shape import Flatten, Identity, Unflatten
 from fastfc.layers.sparse import SparseLinear
 
 __all__ = [
+    "Dropout",
+    "FeedForward",
+    "LayerNorm",
+    "RMSNorm",
+    "checkpoint",
     "Bilinear",
     "ELU",
     "Embedding",

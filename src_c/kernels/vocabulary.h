@@ -8,13 +8,18 @@
  *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
  *   v_positive(t, v)          v where t > 0 or t is NaN, else +0
  *   v_min(a, b)               a where a < b, else b: b's NaN passes, a's does not
+ *   v_max(a, b)               a where a > b, else b: likewise
  *   v_where_lt(a, b, x, y)    x where a < b, else y
  *   v_abs(v)                  without the sign
  *   v_copysign(v, s)          v, whose sign is +, with the sign of s
  *   v_pow2(b)                 2^n for b = n + POW2_BIAS (activation_constants.h), n within the normal exponents
+ *   v_exponent(v)             n of v = 2^n m, 1 <= m < 2, for normal v > 0
  *   v_residue(a, b, c)        c - a*b, rounded once on every target, where c is a*b but for an ulp or so
  *   v_transpose(src, row, t)  lane j of t[i] = element i of row j of src: VL rows, `row` bytes apart, TRANSPOSE elements
  *                             of each
+ *   SUBS                      the vectors that make 16 virtual lanes
+ *   words, VL_words           a vector of uint64_t, without a dtype; + ^ & | << >> work on it
+ *   w_mul32(a, b)             the full product of each lane's low halves
  *   ROWS_1 .. ROWS_4          the most rows of a register tile that is 1 to 4 vectors wide
  */
 #define FC_PASTE2(a, b) a##b
@@ -34,12 +39,16 @@
 #define v_fma FC_TYPED(v_fma_)
 #define v_positive FC_TYPED(v_positive_)
 #define v_min FC_TYPED(v_min_)
+#define v_max FC_TYPED(v_max_)
 #define v_where_lt FC_TYPED(v_where_lt_)
 #define v_abs FC_TYPED(v_abs_)
 #define v_copysign FC_TYPED(v_copysign_)
 #define v_pow2 FC_TYPED(v_pow2_)
+#define v_exponent FC_TYPED(v_exponent_)
 #define v_residue FC_TYPED(v_residue_)
 #define v_transpose FC_TYPED(v_transpose_)
+
+#define SUBS (16 / VL)
 
 /* Makes the compiler take an address as given: left to itself it keeps one for each row of a block, on the stack. */
 #define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
