@@ -102,7 +102,7 @@ fc_status fc_norm_backward(fc_dtype dtype, const fc_matrix *grad_y, const fc_mat
 
 /* Rows at a time: enough of them that the weight, read for each block, costs little. One that is not packed is packed
  * for each block, so these are as long as those of fc_gemm_run. */
-enum { TILES = 16, TILES_PACKING = 80 };
+enum { TILES = 40, TILES_PACKING = 80 };
 
 fc_status fc_linear_norm_forward(fc_dtype dtype, const fc_matrix *x, const fc_matrix *w, const fc_packed *packed,
                                  const fc_epilogue *epilogue, const fc_norm *norm, const fc_matrix *y, int threads) {
