@@ -26,18 +26,16 @@ def compare(ours, theirs, x, target, dtype, rng):
     expected = theirs(tx, torch.from_numpy(target))
     value, backward = ours.vjp(x, target)
     close(value, expected, dtype)
-    upstream = rng.standard_normal(expected.shape).astype(dtype) if expected.ndim else 0.7
+    upstream = 0.7 if isinstance(value, float) else np.array(rng.standard_normal(value.shape), dtype)
     expected.backward(torch.as_tensor(upstream, dtype=tx.dtype))
     close(backward(upstream), tx.grad, dtype)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("weighted, smoothing", itertools.product((False, True), (0.0, 0.1, 1.0)))
+@pytest.mark.parametrize("weighted, smoothing", list(itertools.product((False, True), (0.0, 0.1, 1.0))))
 @pytest.mark.parametrize("kind", ["labels", "ignored", "all ignored", "targets"])
 def test_cross_entropy(dtype, rng, reduction, weighted, smoothing, kind):
-    for rows, classes in ((32, 10), (7, 1000), (1, 1), (0, 4)):
-        if rows == 0 and kind == "targets" and reduction == "mean":
-            continue  # 0 / 0 in both, with another sign of NaN's making; checked in test_losses
+    for rows, classes in ((32, 10), (7, 1000), (1, 2), (0, 4)):
         x = 4 * rng.standard_normal((rows, classes)).astype(dtype)
         w = rng.random(classes).astype(dtype) if weighted else None
         target = rng.integers(0, classes, rows)
@@ -73,13 +71,11 @@ def test_nll(dtype, rng, reduction, weighted):
 ])
 def test_pointwise(dtype, rng, reduction, name, options):
     for shape in ((256, 33), (5,), (), (2, 3, 4), (0, 3)):
-        x, target = (rng.standard_normal(shape).astype(dtype) for _ in range(2))
+        x, target = (np.array(rng.standard_normal(shape), dtype) for _ in range(2))
         if name == "BCEWithLogitsLoss":
-            x, target = 10 * x, rng.random(shape).astype(dtype)
-        x, target = np.asarray(x), np.asarray(target)
-        if not x.ndim:
-            x, target = np.array(x, dtype), np.array(target, dtype)
-        ours, theirs = getattr(fastfc, name)(reduction=reduction, **options), getattr(torch.nn, name)(reduction=reduction, **options)
+            x, target = np.array(10 * x, dtype), np.array(np.tanh(np.abs(target)), dtype)
+        ours = getattr(fastfc, name)(reduction=reduction, **options)
+        theirs = getattr(torch.nn, name)(reduction=reduction, **options)
         compare(ours, theirs, x, target, dtype, rng)
 
 
