@@ -53,21 +53,44 @@ cdef inline fc_norm norm_of(cnp.ndarray gamma, cnp.ndarray beta, bint center, do
     return norm
 
 
-def norm(cnp.ndarray x not None, Py_ssize_t n, cnp.ndarray gamma, cnp.ndarray beta, bint center, double eps, bint keep):
-    """y, or with `keep` (y, mean, rstd): x C-contiguous, seen as rows of n; gamma and beta of its dtype, contiguous."""
-    cdef fc_matrix xm = as_rows(x, n), ym
-    cdef cnp.ndarray y = empty_like(x), mean = None, rstd = None
-    cdef fc_dtype dt = dtype_of(x)
+cdef inline double eps_of(object eps, int type_num) except -1:
+    """None: the distance from 1 to the next number."""
+    if eps is None:
+        return 2.0**-23 if type_num == cnp.NPY_FLOAT else 2.0**-52
+    return eps
+
+
+def norm(x, tuple normalized_shape not None, cnp.ndarray gamma, cnp.ndarray beta, bint center, eps, bint keep):
+    """y, or with `keep` (y, mean, rstd, size of a row), of x, whose last axes are a row; gamma and beta fit them. None
+    where x is not a C-contiguous array that fits too."""
+    cdef fc_matrix xm, ym
+    cdef cnp.ndarray a, y, mean = None, rstd = None
+    cdef fc_dtype dt
     cdef fc_norm c
-    cdef int team = _default_threads
+    cdef Py_ssize_t n = 1, d
+    cdef int team = _default_threads, axes = <int>len(normalized_shape), i, first
+    if type(x) is not cnp.ndarray or not is_plain(x) or not cnp.PyArray_ISCARRAY_RO(x):
+        return None
+    a = x
+    first = cnp.PyArray_NDIM(a) - axes
+    if first < 0 or (gamma is not None and cnp.PyArray_TYPE(gamma) != cnp.PyArray_TYPE(a)):
+        return None
+    for i in range(axes):
+        d = normalized_shape[i]
+        if d != cnp.PyArray_DIM(a, first + i):
+            return None
+        n *= d
+    xm = as_rows(a, n)
+    y = empty_like(a)
     ym = as_rows(y, n)
+    dt = dtype_of(a)
     if keep:
-        mean = empty(xm.rows, cnp.PyArray_TYPE(x)) if center else None
-        rstd = empty(xm.rows, cnp.PyArray_TYPE(x))
-    c = norm_of(gamma, beta, center, eps, mean, rstd)
+        mean = empty(xm.rows, cnp.PyArray_TYPE(a)) if center else None
+        rstd = empty(xm.rows, cnp.PyArray_TYPE(a))
+    c = norm_of(gamma, beta, center, eps_of(eps, cnp.PyArray_TYPE(a)), mean, rstd)
     with nogil:
         fc_norm_forward(dt, &xm, &c, &ym, team)
-    return (y, mean, rstd) if keep else y
+    return (y, mean, rstd, n) if keep else y
 
 
 def norm_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, Py_ssize_t n, cnp.ndarray gamma, cnp.ndarray mean,
@@ -96,8 +119,8 @@ def norm_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, Py_ssize_
     return gx, to_gamma, to_beta
 
 
-def linear_norm(x, weight, cnp.ndarray bias, int activation, double parameter, cnp.ndarray gamma, cnp.ndarray beta, bint center,
-                double eps, bint keep):
+def linear_norm(x, weight, cnp.ndarray bias, int activation, double parameter, cnp.ndarray gamma, cnp.ndarray beta, bint center, eps,
+                bint keep):
     """A linear layer, its activation and the norm of its rows: y, or with `keep` (y, h, z, mean, rstd), where h is what was
     normalised and z the sum before the activation, if there is one. bias, gamma and beta fit the weight. None where x is
     not a plain array that fits it: then the two layers run by themselves, and say what is wrong."""
@@ -140,7 +163,7 @@ def linear_norm(x, weight, cnp.ndarray bias, int activation, double parameter, c
     e.y = cnp.PyArray_DATA(h)
     e.z = data_or_null(z)
     e.y_row = e.z_row = n * cnp.PyArray_ITEMSIZE(a)
-    c = norm_of(gamma, beta, center, eps, mean, rstd)
+    c = norm_of(gamma, beta, center, eps_of(eps, type_num), mean, rstd)
     ym = as_rows(y, n)
     dt = dtype_of(a)
     with nogil:

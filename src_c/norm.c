@@ -6,8 +6,6 @@
 #include "reduce.h"
 #include "threads.h"
 
-#include <stdatomic.h>
-
 /* An element costs about as much as so many multiply-adds; elements at a time. */
 enum { COST = 4, UNIT = 16384 };
 
@@ -102,59 +100,30 @@ fc_status fc_norm_backward(fc_dtype dtype, const fc_matrix *grad_y, const fc_mat
 
 /* ---- Behind a linear layer ---------------------------------------------------------------------------------------- */
 
-typedef struct fused {
-    fc_dtype dtype;
-    const fc_kernels *kernels;
-    const fc_matrix *x, *w, *h, *y;
-    const fc_packed *packed;
-    const fc_epilogue *epilogue;
-    const fc_norm *norm;
-    ptrdiff_t rows;
-    int threads;               /* for one block */
-    atomic_int failed;
-} fused;
-
-static void fused_block(void *context, int thread, ptrdiff_t unit) {
-    fused *c = context;
-    const ptrdiff_t begin = unit * c->rows, end = c->x->rows - begin < c->rows ? c->x->rows : begin + c->rows;
-    const fc_matrix x = {row_of(c->x, begin), end - begin, c->x->cols, c->x->row_stride, c->x->col_stride};
-    fc_epilogue e = *c->epilogue;
-    (void)thread;
-    e.y = (char *)e.y + begin * e.y_row;
-    if (e.z) e.z = (char *)e.z + begin * e.z_row;
-    if (e.residual) e.residual = (const char *)e.residual + begin * e.residual_row;
-    const fc_status status = c->packed ? fc_linear_forward_packed(c->dtype, &x, c->packed, &e, c->threads)
-                                       : fc_linear_forward(c->dtype, &x, c->w, &e, c->threads);
-    if (status != FC_OK) atomic_store(&c->failed, 1);
-    else forward_rows(c->kernels, c->dtype, c->h, c->norm, c->y, begin, end, c->threads);
-}
+/* Rows at a time: enough of them that the weight, read for each block, costs little. One that is not packed is packed
+ * for each block, so these are as long as those of fc_gemm_run. */
+enum { TILES = 40, TILES_PACKING = 80 };
 
 fc_status fc_linear_norm_forward(fc_dtype dtype, const fc_matrix *x, const fc_matrix *w, const fc_packed *packed,
                                  const fc_epilogue *epilogue, const fc_norm *norm, const fc_matrix *y, int threads) {
     const ptrdiff_t m = x->rows, n = y->cols, size = fc_size(dtype);
     const fc_kernels *kernels = packed ? packed->kernels : fc_current();
     const fc_matrix h = {epilogue->y, m, n, epilogue->y_row, size};
-    fused c = {
-        .dtype = dtype, .kernels = kernels, .x = x, .w = w, .h = &h, .y = y, .packed = packed, .epilogue = epilogue,
-        .norm = norm, .threads = threads,
-    };
-    const ptrdiff_t tile = kernels->tile_rows[dtype];
-    const int team = fc_team_for((double)m * (double)n * (double)x->cols, threads);
-    if (packed && m >= 2 * team * tile) {
-        /* Threads take blocks of rows, equal shares of full tiles: each normalises what it has in its own cache. A quarter
-         * of L2, but enough rows that reading the weight again for each block costs little. */
-        ptrdiff_t tiles = (ptrdiff_t)(fc_l2_bytes() / 4) / (n * size + 1) / tile;
-        if (tiles < 16) tiles = 16;
-        const ptrdiff_t all = (m + tile - 1) / tile, blocks = (all + team * tiles - 1) / (team * tiles) * team;
-        c.rows = (all + blocks - 1) / blocks * tile;
-        c.threads = 1;
-        fc_parallel_for(team, (m + c.rows - 1) / c.rows, fused_block, &c);
-    } else {
-        /* A few rows share the outputs out instead; a weight that is not packed is, for each block, so blocks are long. */
-        c.rows = 80 * tile;
-        for (ptrdiff_t i = 0; i * c.rows < m; i++) fused_block(&c, 0, i);
+    const ptrdiff_t tiles = packed ? TILES * fc_team_for((double)m * (double)n * (double)x->cols, threads) : TILES_PACKING;
+    const ptrdiff_t rows = tiles * kernels->tile_rows[dtype];
+    for (ptrdiff_t i = 0; i < m; i += rows) {
+        const ptrdiff_t end = m - i < rows ? m : i + rows;
+        const fc_matrix part = {row_of(x, i), end - i, x->cols, x->row_stride, x->col_stride};
+        fc_epilogue e = *epilogue;
+        e.y = row_of(&h, i);
+        if (e.z) e.z = (char *)e.z + i * e.z_row;
+        if (e.residual) e.residual = (const char *)e.residual + i * e.residual_row;
+        const fc_status status = packed ? fc_linear_forward_packed(dtype, &part, packed, &e, threads)
+                                        : fc_linear_forward(dtype, &part, w, &e, threads);
+        if (status) return status;
+        forward_rows(kernels, dtype, &h, norm, y, i, end, threads);
     }
-    return c.failed ? FC_NO_MEMORY : FC_OK;
+    return FC_OK;
 }
 
 typedef struct behind {

@@ -42,48 +42,46 @@ class RowNorm(Module):
         self.weight = Parameter(np.ones(self.normalized_shape, dtype)) if elementwise_affine else None
         self.bias = Parameter(np.zeros(self.normalized_shape, dtype)) if elementwise_affine and bias else None
 
-    def _eps(self, dtype):
-        return self.eps
-
-    def _row(self):
-        return math.prod(self.normalized_shape)
+    def _norm(self, x, keep):
+        """What `_core.norm` returns; x is checked and converted only if it has to be."""
+        options = self.normalized_shape, data_of(self.weight), data_of(self.bias), self.center, self.eps, keep
+        y = _core.norm(x, *options)
+        return _core.norm(self._checked(x), *options) if y is None else y
 
     def _checked(self, x):
         name = type(self).__name__
         x = float_array(name, "x", x)
-        axes = len(self.normalized_shape)
-        if x.shape[-axes:] != self.normalized_shape:
+        if x.shape[-len(self.normalized_shape):] != self.normalized_shape:
             raise ValueError(f"{name}: the last axes of x must be {self.normalized_shape}, got shape {x.shape}")
         if self.weight is not None and x.dtype != self.weight.data.dtype:
             raise TypeError(f"{name}: x is {x.dtype}, weight is {self.weight.data.dtype}; mixed dtypes are not converted")
         return contiguous(x)
 
     def __call__(self, x):
-        x = self._checked(x)
-        return _core.norm(x, self._row(), data_of(self.weight), data_of(self.bias), self.center, self._eps(x.dtype), False)
+        return self._norm(x, False)
 
     def vjp(self, x):
-        x, weight, bias, n = self._checked(x), self.weight, self.bias, self._row()
-        gamma = data_of(weight)
-        y, mean, rstd = _core.norm(x, n, gamma, data_of(bias), self.center, self._eps(x.dtype), True)
+        weight, bias, gamma = self.weight, self.bias, data_of(self.weight)
+        y, mean, rstd, n = self._norm(x, True)
+        dtype, shape = y.dtype, y.shape
 
         def backward(grad_y, needs_input_grad=True):
-            grad_y = self._checked_gradient(grad_y, x)
+            grad_y = self._checked_gradient(grad_y, dtype, shape)
             if not needs_input_grad and weight is None:
                 return None
             grad_x, grad_w, grad_b = _core.norm_backward(
-                grad_y, x, n, gamma, mean, rstd, needs_input_grad, weight is not None, bias is not None)
+                grad_y, contiguous(x), n, gamma, mean, rstd, needs_input_grad, weight is not None, bias is not None)
             add_gradient(weight, grad_w)
             add_gradient(bias, grad_b)
             return grad_x
 
         return y, backward
 
-    def _checked_gradient(self, grad_y, like):
+    def _checked_gradient(self, grad_y, dtype, shape):
         name = type(self).__name__
         grad_y = float_array(f"{name} backward", "grad_y", grad_y)
-        if grad_y.shape != like.shape or grad_y.dtype != like.dtype:
-            raise ValueError(f"{name} backward: grad_y must be {like.dtype} of shape {like.shape}, "
+        if grad_y.shape != shape or grad_y.dtype != dtype:
+            raise ValueError(f"{name} backward: grad_y must be {dtype} of shape {shape}, "
                              f"got {grad_y.dtype} of shape {grad_y.shape}")
         return contiguous(grad_y)
 
@@ -190,9 +188,6 @@ class RMSNorm(RowNorm):
         self._build(normalized_shape, 0.0 if eps is None else eps, elementwise_affine, False, dtype)
         self.eps = eps
 
-    def _eps(self, dtype):
-        return float(np.finfo(dtype).eps) if self.eps is None else self.eps
-
     def extra_repr(self):
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
 
@@ -204,7 +199,7 @@ class LinearNorm:
     `Sequential` makes it for a step and keeps it, so what the layers are by now is looked up in each call.
     """
 
-    activation = None  # of the step as a whole
+    __slots__ = ("following", "linear", "norm")
 
     def __init__(self, linear, following, norm):
         self.linear, self.following, self.norm = linear, following, norm
@@ -224,10 +219,9 @@ class LinearNorm:
         if not self._fits():
             return None
         linear, norm = self.linear, self.norm
-        dtype = linear.weight.data.dtype
-        return _core.linear_norm(
-            x, linear._operand(), data_of(linear.bias), *_activation("linear", self._activation()),
-            data_of(norm.weight), data_of(norm.bias), norm.center, norm._eps(dtype), keep)
+        number, parameter = _activation("linear", self._activation())
+        return _core.linear_norm(x, linear.weight.operand, data_of(linear.bias), number, parameter,
+                                 data_of(norm.weight), data_of(norm.bias), norm.center, norm.eps, keep)
 
     def __call__(self, x):
         y = self._run(x, False)
@@ -248,10 +242,11 @@ class LinearNorm:
         y, h, z, mean, rstd = results
         number, parameter = _activation("linear", self._activation())
         weight, bias, gamma, beta = linear.weight, linear.bias, norm.weight, norm.bias
-        w, scale = linear._matrix(), data_of(gamma)
+        w, scale = weight.data, data_of(gamma)
+        dtype, shape = y.dtype, y.shape
 
         def backward(grad_y, needs_input_grad=True):
-            grad_y = norm._checked_gradient(grad_y, h)
+            grad_y = norm._checked_gradient(grad_y, dtype, shape)
             add = all(p is None or receives(p) for p in (weight, bias))
             grad_w = weight.grad if add else np.empty_like(w)
             grad_b = None if bias is None else bias.grad if add else np.empty_like(bias.data)
