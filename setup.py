@@ -27,8 +27,10 @@ if X86:
     TARGETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
 if NEON:
     TARGETS["neon"] = []
-DRIVERS = ["activation", "dispatch", "gemm", "linear", "memory", "optim", "packed", "probe", "reduce", "sparse",
-           "threads"]
+DRIVERS = [
+    "activation", "dispatch", "dropout", "feedforward", "gemm", "linear", "loss", "memory", "norm", "optim", "packed",
+    "probe", "reduce", "sparse", "threads",
+]
 
 
 class build_kernels(build_ext):

@@ -9,13 +9,21 @@ from fastfc._version import __version__
 
 _runtime.start()
 
-from fastfc import activations, init, optim  # noqa: E402
+from fastfc import activations, init, layers, optim  # noqa: E402
 from fastfc.clip import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
-from fastfc.layers import Linear, ReLU, SparseLinear  # noqa: E402
-from fastfc.losses import CrossEntropyLoss  # noqa: E402
-from fastfc.module import Module, Parameter  # noqa: E402
+from fastfc.layers import *  # noqa: E402, F403
+from fastfc.losses import (  # noqa: E402
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
+from fastfc.module import Module, Parameter, UninitializedParameter  # noqa: E402
 from fastfc.runtime import (  # noqa: E402
     available_isas,
     current_isa,
@@ -28,16 +36,21 @@ from fastfc.sparse import CSR  # noqa: E402
 from fastfc.sparse_grad import SparseGrad  # noqa: E402
 
 __all__ = [
+    *layers.__all__,
+    "BCEWithLogitsLoss",
     "CSR",
     "CrossEntropyLoss",
-    "Linear",
+    "HuberLoss",
+    "L1Loss",
+    "MSELoss",
     "Module",
+    "NLLLoss",
     "PackedWeight",
     "Parameter",
-    "ReLU",
     "Sequential",
+    "SmoothL1Loss",
     "SparseGrad",
-    "SparseLinear",
+    "UninitializedParameter",
     "__version__",
     "activations",
     "available_isas",

@@ -470,7 +470,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     array([[1., 0., 3.],
            [3., 0., 7.]], dtype=float32)
     """
-    cdef cnp.ndarray a, w, y, b, r
+    cdef cnp.ndarray a, w, y, z = None
     cdef PackedWeight p = None
     cdef fc_matrix xm, wm
     cdef fc_epilogue e
@@ -479,7 +479,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     cdef Py_ssize_t n = 0, k = -1
     cdef int team, type_num
     cdef tuple act
-    if not (type(x) is cnp.ndarray and return_preactivation is False and is_count(threads) and
+    if not (type(x) is cnp.ndarray and type(return_preactivation) is bool and is_count(threads) and
             (activation is None or (type(activation) is str and activation in _activations))):
         return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
     a = x
@@ -529,8 +529,10 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     e.parameter = <double>act[1]
     e.y = cnp.PyArray_DATA(y)
     e.y_row = n * cnp.PyArray_ITEMSIZE(a)
-    e.z = NULL
-    e.z_row = 0
+    if return_preactivation:
+        z = empty_like_rows(a, n)
+    e.z = data_or_null(z)
+    e.z_row = e.y_row
     dt = FC_F32 if type_num == cnp.NPY_FLOAT else FC_F64
     team = _default_threads if threads is None else threads
     # Handing the GIL over costs more than a small product takes.
@@ -547,7 +549,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
             status = fc_linear_forward(dt, &xm, &wm, &e, team)
     if status != FC_OK:
         raise MemoryError("linear(): no memory for workspace")
-    return y
+    return (y, z) if return_preactivation else y
 
 
 cdef object _functional_module = None
@@ -852,4 +854,10 @@ def activation_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, cnp
         fc_activation_backward(dt, <fc_activation>activation, parameter, grad, source, target, n, threads)
 
 
+# ---- Further subjects, each in a file of its own --------------------------------------------------------------------
+
+include "_norm.pxi"
+include "_loss.pxi"
+include "_dropout.pxi"
+include "_feedforward.pxi"
 include "_optim.pxi"

@@ -4,6 +4,8 @@ The one subtle rule lives here. In ``eval()`` a parameter's array is immutable a
 that very array; both are replaced together or not at all. So a pack that disagrees with its weight cannot exist.
 """
 
+import copy
+import operator
 from collections import namedtuple
 from collections.abc import Mapping
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from fastfc.arrays import immutable
 
-__all__ = ["Module", "Parameter"]
+__all__ = ["Module", "Parameter", "UninitializedParameter"]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -38,6 +40,10 @@ class Parameter:
         The gradient, of the shape and dtype of `data`; a backward pass adds to it, or sets it if it is None.
     operand : ndarray or packed weight
         What a product multiplies by: the packed form in ``eval()``, if there is one, otherwise `data`.
+    frozen : bool
+        Whether `data` is immutable, as in ``eval()``.
+    shape, dtype
+        Those of `data`.
 
     Raises
     ------
@@ -57,7 +63,7 @@ class Parameter:
     True
     """
 
-    __slots__ = ("__weakref__", "_data", "_frozen", "_packed", "_packer", "grad")
+    __slots__ = ("__weakref__", "_data", "_frozen", "_operand", "_packer", "grad")
 
     def __init__(self, data, *, packer=None):
         if not isinstance(data, np.ndarray):
@@ -69,12 +75,7 @@ class Parameter:
         self.grad = None
         self._commit(self._stage(data))
 
-    @property
-    def data(self):
-        return self._data
-
-    @data.setter
-    def data(self, array):
+    def _assign(self, array):
         if not isinstance(array, np.ndarray):
             raise TypeError(f"Parameter.data: expected a numpy array, got {type(array).__name__}")
         if array.shape != self._data.shape:
@@ -83,10 +84,12 @@ class Parameter:
             raise TypeError(f"Parameter.data: expected dtype {self._data.dtype}, got {array.dtype}")
         self._commit(self._stage(array))
 
-    @property
-    def operand(self):
-        packed = self._packed
-        return self._data if packed is None else packed
+    # Read several times in each pass: a getter in C takes half the time of one in Python.
+    data = property(operator.attrgetter("_data"), _assign)
+    operand = property(operator.attrgetter("_operand"))
+    frozen = property(operator.attrgetter("_frozen"))
+    shape = property(operator.attrgetter("_data.shape"))
+    dtype = property(operator.attrgetter("_data.dtype"))
 
     def freeze(self):
         """Move the values into a fresh read-only array and pack that. `Module.eval` calls this."""
@@ -97,7 +100,8 @@ class Parameter:
     def thaw(self):
         """Drop the pack and move the values into a fresh writeable array. `Module.train` calls this."""
         if self._frozen:
-            self._commit((self._data.copy(), None))
+            data = self._data.copy()
+            self._commit((data, data))
             self._frozen = False
 
     # A change has two halves, so that all that can fail (memory, packing) is over before anything is replaced.
@@ -105,11 +109,12 @@ class Parameter:
     def _stage(self, array, frozen=None):
         if self._frozen if frozen is None else frozen:
             array = immutable(array)
-            return array, None if self._packer is None else self._packer(array)
-        return np.require(np.asarray(array), requirements="CAW"), None
+            return array, array if self._packer is None else self._packer(array)
+        array = np.require(np.asarray(array), requirements="CAW")
+        return array, array
 
     def _commit(self, staged):
-        self._data, self._packed = staged
+        self._data, self._operand = staged
 
     def __getstate__(self):
         return {"data": self._data, "grad": self.grad, "packer": self._packer, "frozen": self._frozen}
@@ -119,8 +124,83 @@ class Parameter:
         self.grad, self._packer, self._frozen = state["grad"], state["packer"], state["frozen"]
         self._commit(self._stage(state["data"]))
 
+    def add_grad(self, grad):
+        """Add the array `grad`, which nobody else may hold, to the gradient."""
+        if self.grad is None:
+            self.grad = grad
+        else:
+            self.grad += grad
+
     def __repr__(self):
-        return f"Parameter(shape={self._data.shape}, dtype={self._data.dtype})"
+        return f"{type(self).__name__}(shape={self.shape}, dtype={self.dtype})"
+
+
+class UninitializedParameter(Parameter):
+    """A parameter that has no values yet, because its shape follows from the first batch (`LazyLinear`).
+
+    Reading its values raises. Assigning an array to `data`, or loading a state, turns this very object into a
+    `Parameter`, so that whoever holds it need not look for another.
+
+    Parameters
+    ----------
+    shape : tuple of int or None
+        None stands for a length that is not known yet.
+    dtype : float32 or float64
+    packer : callable, optional
+        As for `Parameter`.
+
+    Raises
+    ------
+    ValueError
+        If its values are read, or an array of another shape is assigned.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> p = fastfc.UninitializedParameter((3, None), np.float32)
+    >>> p
+    UninitializedParameter(shape=(3, None), dtype=float32)
+    >>> p.data = np.zeros((3, 5), dtype=np.float32)
+    >>> p
+    Parameter(shape=(3, 5), dtype=float32)
+    """
+
+    __slots__ = ()  # of the layout of Parameter, which it becomes
+
+    def __init__(self, shape, dtype, *, packer=None):
+        self.grad, self._packer, self._frozen = None, packer, False
+        self._data = shape, np.dtype(dtype)
+
+    shape = property(lambda self: self._data[0])
+    dtype = property(lambda self: self._data[1])
+
+    def _no_values(self, *_, **__):
+        raise ValueError("this parameter is uninitialised, its shape follows from the first batch: call the model on "
+                         "one, or load a state, before its values are used")
+
+    def _assign(self, array):
+        if not isinstance(array, np.ndarray) or array.dtype != self.dtype or not fits(array.shape, self.shape):
+            got = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"Parameter.data: expected {self.dtype} of shape {self.shape}, got {got}")
+        self._commit(self._stage(array))
+
+    data = property(_no_values, _assign)
+    operand = property(_no_values)
+    __array__ = _no_values
+
+    def freeze(self):
+        self._frozen = True
+
+    def thaw(self):
+        self._frozen = False
+
+    def _commit(self, staged):
+        self.__class__ = Parameter
+        self._commit(staged)
+
+    def __setstate__(self, state):
+        self.grad, self._packer, self._frozen = state["grad"], state["packer"], state["frozen"]
+        self._data = state["data"]
 
 
 class Module:
@@ -129,7 +209,9 @@ class Module:
     A subclass assigns `Parameter` and `Module` objects to attributes, and defines ``__call__(x)``, which returns y,
     and ``vjp(x)``, which returns ``(y, backward)``. ``backward(grad_y, needs_input_grad=True)`` adds to the ``grad``
     of each parameter and returns the gradient of the loss with respect to x (None if it is not needed).
-    Attributes named in `buffers` are arrays that belong to the state but are not trained.
+    Attributes named in `buffers` are arrays that belong to the state but are not trained. A layer that maps
+    ``in_features`` to ``out_features`` has attributes of these names, one whose y is as wide as its x sets
+    `keeps_width`; `Sequential` goes by them when it checks that its layers fit.
 
     Notes
     -----
@@ -153,6 +235,7 @@ class Module:
 
     training = True
     buffers = ()
+    keeps_width = False
 
     def __call__(self, x):
         raise NotImplementedError(f"{type(self).__name__} defines no __call__(x)")
@@ -197,6 +280,10 @@ class Module:
     def parameters(self):
         """Iterate over the parameters, in the order of `named_parameters`."""
         return (parameter for _, parameter in self.named_parameters())
+
+    def has_uninitialized_params(self):
+        """Whether a parameter of this module or below waits for the first batch to learn its shape."""
+        return any(isinstance(parameter, UninitializedParameter) for parameter in self.parameters())
 
     def zero_grad(self):
         """Set the gradient of each parameter to None, as torch does: the next backward pass starts afresh."""
@@ -248,15 +335,17 @@ class Module:
     def state_dict(self):
         """Return a dict from dotted names to arrays, with torch's names, order and shapes.
 
-        The arrays are writeable copies (torch's share memory with the model): a saved state stays as it was.
+        The arrays are writeable copies (torch's share memory with the model): a saved state stays as it was. For
+        a parameter that waits for the first batch there is an `UninitializedParameter`, as in torch.
         """
-        return {name: module._array(attribute).copy() for name, module, attribute in self._entries()}
+        return {name: _saved(getattr(module, attribute)) for name, module, attribute in self._entries()}
 
     def load_state_dict(self, state_dict, strict=True):
         """Replace the parameters and buffers by copies of the arrays in `state_dict`.
 
         Floating-point arrays are converted to the parameter's dtype, as in torch; so are integers for a buffer of
-        integers. In ``eval()`` the weights are packed anew. The values move into fresh arrays.
+        integers. In ``eval()`` the weights are packed anew. The values move into fresh arrays. A layer that waits
+        for its first batch takes its shape from the state, or goes on waiting if it is uninitialised there too.
 
         Parameters
         ----------
@@ -294,8 +383,13 @@ class Module:
             if name not in state_dict:
                 missing.append(name)
                 continue
-            old, new = module._array(attribute), np.asarray(state_dict[name])
-            if new.shape != old.shape:
+            old, new = getattr(module, attribute), state_dict[name]
+            if isinstance(new, UninitializedParameter):
+                if not isinstance(old, UninitializedParameter):
+                    wrong.append(f"{name}: expected shape {old.shape}, got an uninitialised parameter")
+                continue
+            new = np.asarray(new)
+            if not fits(new.shape, old.shape):
                 wrong.append(f"{name}: expected shape {old.shape}, got {new.shape}")
             elif not _converts(new, old.dtype):
                 wrong.append(f"{name}: expected dtype {old.dtype}, got {new.dtype}")
@@ -322,11 +416,8 @@ class Module:
             parameter._commit(new)
         for module, arrays in buffers:
             module._replace_buffers(arrays)
+            module._loaded()
         return LoadResult(missing, unexpected)
-
-    def _array(self, attribute):
-        value = getattr(self, attribute)
-        return value.data if isinstance(value, Parameter) else value
 
     def _problems(self, arrays):
         """What is wrong with loading `arrays` (attribute to array, shapes and dtypes checked), as lines of text."""
@@ -336,22 +427,40 @@ class Module:
         """Set buffers to fresh immutable arrays (name to array) that have passed `_problems`."""
         vars(self).update(arrays)
 
+    def _loaded(self):
+        """Called when arrays of this module have been loaded."""
+
     # -- text -----------------------------------------------------------------------------------------------------
 
     def extra_repr(self):
-        """What stands between the brackets of ``repr``, for a module without children."""
+        """What stands between the brackets of ``repr``, or on its own line before the children."""
         return ""
 
     def __repr__(self):
+        extra = self.extra_repr()
         lines = [f"({name}): {child!r}".replace("\n", "\n  ") for name, child in self.named_children()]
-        inside = "\n  " + "\n  ".join(lines) + "\n" if lines else self.extra_repr()
+        inside = "\n  " + "\n  ".join([extra, *lines] if extra else lines) + "\n" if lines else extra
         return f"{type(self).__name__}({inside})"
 
 
+def fits(shape, expected):
+    """Whether a shape is the expected one, in which None stands for any length."""
+    return len(shape) == len(expected) and all(b is None or a == b for a, b in zip(shape, expected, strict=True))
+
+
+def _saved(value):
+    if isinstance(value, UninitializedParameter):
+        return copy.copy(value)
+    return (value.data if isinstance(value, Parameter) else value).copy()
+
+
 def _converts(array, dtype):
-    """Whether load_state_dict takes `array` for `dtype`: floats for floats, integers that fit for integers."""
+    """Whether load_state_dict takes `array` for `dtype`: floats for floats, integers that fit for integers, and for
+    bools whatever is 0 or 1 throughout."""
     if dtype.kind == "f":
         return array.dtype.kind == "f"
+    if dtype.kind == "b":
+        return array.dtype.kind in "biuf" and bool(((array == 0) | (array == 1)).all())
     if array.dtype.kind not in "iu":
         return False
     limits = np.iinfo(dtype)

@@ -211,6 +211,113 @@ void fc_update(fc_tensor *tensors, ptrdiff_t count, int threads);
  * each tensor, on 16 virtual lanes (kernels.h), added in order. */
 fc_status fc_square_sum(fc_tensor *tensors, ptrdiff_t count, double scale, double *sum, int threads);
 
+/* ---- The feed-forward block ---------------------------------------------------------------------------------------
+ * y = h W2^T + b2 with h = act(x W1^T + b1), or gated: h = act(x W1^T + b1) * (x W3^T + b3). h is made and used a block of
+ * rows at a time and is never whole; y has the bits of the products one after the other. */
+typedef struct fc_feedforward {
+    const fc_packed *w1, *w2; /* d_ff by d_model, and d_model (or any width) by d_ff */
+    const fc_packed *w3;      /* the gate, like w1; NULL: none */
+    const void *b1, *b2, *b3; /* contiguous, each or NULL */
+    fc_activation activation;
+    double parameter;
+} fc_feedforward;
+
+/* Workspace: rows of h (gated: of both its factors), at most 2.25 MiB of them or 64, whichever is more; besides, what
+ * fc_linear_forward_packed takes for so many rows. If that cannot be had, earlier blocks may have been written. */
+fc_status fc_feedforward_forward(fc_dtype dtype, const fc_matrix *x, const fc_feedforward *block, const fc_matrix *y,
+                                 int threads);
+
+/* Its middle on its own, for training: n contiguous elements; outputs may be inputs. h = act(z) * factor; and from the
+ * gradient of h those of z and factor. */
+void fc_gate_forward(fc_dtype dtype, fc_activation activation, double parameter, const void *z, const void *factor, void *h,
+                     ptrdiff_t n, int threads);
+void fc_gate_backward(fc_dtype dtype, fc_activation activation, double parameter, const void *grad, const void *z,
+                      const void *factor, void *dz, void *dfactor, ptrdiff_t n, int threads);
+
+/* ---- Normalisation of rows ----------------------------------------------------------------------------------------
+ *
+ *     y = (x - mean) * rstd * gamma + beta,   rstd = 1 / sqrt(average of (x - mean)^2 + eps)
+ *
+ * for each row, with its mean (LayerNorm) or with 0 in its place (RMSNorm). Averages are sums on 16 virtual lanes (lane l
+ * takes the elements l mod 16, in order, from +0; the end is padded to 16 with what adds 0), joined as a tree of halves.
+ * Gradients of gamma and beta are sums over the batch in numeric blocks, whose sums are added up likewise. Rows of x, y
+ * and gradients are contiguous and aligned here. */
+typedef struct fc_norm {
+    int center;             /* LayerNorm: 1; RMSNorm: 0 */
+    double eps;
+    const void *gamma;      /* n contiguous elements, or NULL: ones */
+    const void *beta;       /* likewise: zeros; only with gamma */
+    void *mean, *rstd;      /* m elements each: forward writes them unless NULL, backward reads them (mean: with center) */
+} fc_norm;
+typedef struct fc_norm_gradients {
+    fc_matrix *gx;          /* m by n, or NULL; it may be grad_y */
+    void *gamma, *beta;     /* n contiguous elements each, or NULL */
+} fc_norm_gradients;
+
+/* y may be x. */
+void fc_norm_forward(fc_dtype dtype, const fc_matrix *x, const fc_norm *norm, const fc_matrix *y, int threads);
+/* Workspace: two sums of n for each numeric block of the batch. */
+fc_status fc_norm_backward(fc_dtype dtype, const fc_matrix *grad_y, const fc_matrix *x, const fc_norm *norm,
+                           const fc_norm_gradients *out, int threads);
+
+/* A linear layer and the norm of its rows, a block of rows at a time, which then still is in the cache: the same bits as
+ * one after the other. epilogue->y receives the layer's rows, y the normalised ones; they may be the same. The weight is w
+ * or packed. If memory runs out, some rows may have been written. */
+fc_status fc_linear_norm_forward(fc_dtype dtype, const fc_matrix *x, const fc_matrix *w, const fc_packed *packed,
+                                 const fc_epilogue *epilogue, const fc_norm *norm, const fc_matrix *y, int threads);
+/* Its gradients: h is what epilogue->y received, and up->z with an activation what epilogue->z did. out->gx, gw and gb as
+ * of fc_linear_backward, of the norm gamma and beta only. Workspace: one matrix like grad_y, besides that of both parts. */
+fc_status fc_linear_norm_backward(fc_dtype dtype, const fc_upstream *up, const fc_matrix *h, const fc_norm *norm,
+                                  const fc_matrix *x, const fc_matrix *w, const fc_gradients *out,
+                                  const fc_norm_gradients *norm_out, int threads);
+
+/* ---- Losses -------------------------------------------------------------------------------------------------------
+ * The sum over the batch is taken in double, in order, whatever the number of threads. */
+typedef enum fc_reduction { FC_SUM = 0, FC_MEAN } fc_reduction;
+
+/* -sum_j q[j] log softmax(x)[j] for each row, q[j] = weight[j] * ((1 - smoothing) * target[j] + smoothing / n), where a
+ * label stands for a target of 1 at its place and 0 elsewhere. A row whose label is `ignore` counts as 0. The mean is the
+ * sum over the sum of the weights of the labels that are not ignored, or with targets over the number of rows. */
+typedef struct fc_cross_entropy {
+    const fc_matrix *x;         /* m by n, rows contiguous and aligned, as all here */
+    const int64_t *labels;      /* m; or NULL: */
+    const fc_matrix *targets;   /* m by n */
+    const void *weight;         /* n, or NULL: ones */
+    double smoothing;
+    int64_t ignore;
+    fc_reduction reduction;
+    void *losses;               /* m elements, or NULL */
+    const fc_matrix *grad;      /* m by n: the gradient of the reduced loss (for losses on their own: FC_SUM); or NULL */
+} fc_cross_entropy;
+/* The first row whose label is neither in 0 .. classes - 1 nor `ignore`, or -1. */
+ptrdiff_t fc_labels_check(const int64_t *labels, ptrdiff_t rows, ptrdiff_t classes, int64_t ignore);
+fc_status fc_cross_entropy_loss(fc_dtype dtype, const fc_cross_entropy *c, double *value, int threads);
+
+typedef enum fc_pointwise {
+    FC_SQUARED = 0,         /* d^2, d = x - target */
+    FC_ABSOLUTE,            /* |d| */
+    FC_HUBER,               /* d^2 / 2 where |d| <= width, else width (|d| - width / 2) */
+    FC_LOGIT                /* (1 - target) softplus(x) + positive * target * softplus(-x) */
+} fc_pointwise;
+/* Sum or mean of weight * factor * loss of n contiguous elements each. */
+typedef struct fc_pointwise_loss {
+    fc_pointwise kind;
+    double width, factor;
+    const void *x, *target;
+    const void *weight;     /* or NULL: ones */
+    const void *positive;   /* likewise */
+    ptrdiff_t n;
+    fc_reduction reduction;
+    void *losses, *grad;    /* n elements, or NULL; as above */
+} fc_pointwise_loss;
+fc_status fc_pointwise_loss_value(fc_dtype dtype, const fc_pointwise_loss *c, double *value, int threads);
+
+/* ---- Dropout ------------------------------------------------------------------------------------------------------
+ * y[i] = x[i] * (0 with probability p, else 1 / (1 - p)) for n contiguous elements; y may be x. What is dropped is a
+ * function of seed, call and i alone (kernels/dropout.inc says which): the same on all targets, for both dtypes and any
+ * number of threads. The gradient is the same function of grad_y. p is rounded to a multiple of 2^-32. */
+void fc_dropout(fc_dtype dtype, const void *x, void *y, ptrdiff_t n, double p, uint64_t seed, uint64_t call, int threads);
+
 /* ---- The machine's limits, for benchmarks ------------------------------------------------------------------------- */
 
 /* The most flops per second of FMA chains in registers, over windows of `window` seconds within `seconds`. */

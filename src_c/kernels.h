@@ -134,6 +134,83 @@ typedef struct fc_square_sum_job {
     double scale, sum;        /* sum: out */
 } fc_square_sum_job;
 
+/* gate: dst[i] = act(z[i]) * factor[i] for n contiguous elements; dst may be an operand. */
+typedef struct fc_gate_job {
+    const void *z, *factor;
+    void *dst;
+    ptrdiff_t n;
+    int activation;
+    double parameter;
+} fc_gate_job;
+
+/* gate_grad: dz[i] = grad[i] * factor[i] * act'(z[i]) and dfactor[i] = grad[i] * act(z[i]); each may be an operand. */
+typedef struct fc_gate_grad_job {
+    const void *grad, *z, *factor;
+    void *dz, *dfactor;
+    ptrdiff_t n;
+    int activation;
+    double parameter;
+} fc_gate_grad_job;
+
+/* norm: y = norm of the m rows of x, whose elements are contiguous; y may be x. */
+typedef struct fc_norm_job {
+    const void *x;
+    ptrdiff_t x_row;          /* bytes */
+    void *y;
+    ptrdiff_t y_row;
+    const fc_norm *norm;
+    ptrdiff_t row, m, n;      /* row: where this tile stands in mean and rstd */
+} fc_norm_job;
+
+/* norm_grad: gx of m rows (NULL: not wanted; it may be grad), and the rows' part of the gradients of gamma and beta. */
+typedef struct fc_norm_grad_job {
+    const void *grad, *x;
+    ptrdiff_t grad_row, x_row; /* bytes */
+    void *gx;
+    ptrdiff_t gx_row;
+    void *sums;               /* NULL, or 2 n elements: gamma's, then beta's */
+    const fc_norm *norm;
+    ptrdiff_t row, m, n;
+} fc_norm_grad_job;
+
+/* cross_entropy: of m rows of n logits, with q[j] = weight[j] * (keep * target[j] + spread), where a label's target is 1
+ * at its place; labels are in range or `ignore`. */
+typedef struct fc_cross_entropy_job {
+    const void *x;
+    ptrdiff_t x_row;          /* bytes */
+    const int64_t *labels;    /* or NULL: */
+    const void *targets;      /* m rows */
+    ptrdiff_t targets_row;
+    const void *weight;       /* n, or NULL: ones */
+    double keep, spread, scale;
+    int64_t ignore;
+    void *losses;             /* m */
+    void *grad;               /* NULL, or m rows: the gradients times scale */
+    ptrdiff_t grad_row;
+    ptrdiff_t m, n;
+} fc_cross_entropy_job;
+
+/* pointwise_loss: losses and their gradients (times scale), each times weight and factor, of n contiguous elements, and
+ * their sum on 16 virtual lanes. */
+typedef struct fc_pointwise_loss_job {
+    int kind;
+    const void *x, *target, *weight, *positive; /* weight, positive: or NULL, ones */
+    double width, factor, scale;
+    void *losses, *grad;      /* or NULL */
+    ptrdiff_t n;
+    double sum;               /* out */
+} fc_pointwise_loss_job;
+
+/* dropout: y[i] = x[i] * (word of element index + i >= least ? scale : 0); index is a multiple of 64. */
+typedef struct fc_dropout_job {
+    const void *x;
+    void *y;
+    ptrdiff_t n;
+    uint64_t seed, call, index;
+    uint32_t least;
+    double scale;
+} fc_dropout_job;
+
 typedef struct fc_probe_job {
     const void *buffer;       /* read: count elements, contiguous; fma: NULL, count iterations */
     ptrdiff_t count;

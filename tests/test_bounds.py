@@ -78,6 +78,21 @@ def calls(rng, dtype, end):
                 )
                 fastfc.linear_backward(grad, x, w)
                 assert all(untouched() for _, untouched in out), "gradients"
+    for n in edges.n:
+        for number, parameter in (_core.ACTIVATIONS["silu"], _core.ACTIVATIONS["relu"]):
+            print(f"gate {n}", flush=True)
+            results = [guarded(np.zeros(n, dtype), end) for _ in range(3)]
+            h, dz, dfactor = (result for result, _ in results)
+            grad, z, factor = operand(n), operand(n), operand(n)
+            _core.gate_forward(z, factor, h, number, parameter, 2)
+            _core.gate_backward(grad, z, factor, dz, dfactor, number, parameter, 2)
+            assert all(untouched() for _, untouched in results), "gate"
+    for m, d_model, d_ff in ((1, 3, 5), (7, 9, 33), (38, 33, 70)):
+        for activation in ("gelu", "swiglu"):
+            print(f"FeedForward {activation} {(m, d_model, d_ff)}", flush=True)
+            block = fastfc.FeedForward(d_model, d_ff, activation=activation, dtype=dtype, rng=0).eval()
+            for make in (operand, transposed):
+                block(make(m, d_model))
     for rows, cols, m in (
         (1, 1, 1),
         (5, 7, 3),

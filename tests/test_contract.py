@@ -515,6 +515,8 @@ TESTS_OF_KERNELS = {
         "test_backward.test_threads_share_all_of_a_large_result",
     ],
     "activation_grad": ["test_backward.test_relu_lets_pass_where_the_preactivation_is_positive_or_nan"],
+    "gate": ["test_feedforward.test_gate_is_the_activation_times_the_factor"],
+    "gate_grad": ["test_feedforward.test_gate_is_the_activation_times_the_factor"],
     "probe": ["test_runtime.test_probes"],
 }
 

@@ -1,4 +1,4 @@
-"""Parameter, Module, the layers, Sequential and their initial values."""
+"""Parameter, Module, Linear, ReLU and SparseLinear."""
 
 import copy
 import gc
@@ -9,52 +9,9 @@ import threading
 
 import numpy as np
 import pytest
+from gradients import away_from_zero, check_gradients, state_of
 
 import fastfc
-from fastfc import init
-
-EPS = 1e-6
-
-
-def numeric_gradient(f, array):
-    """Central differences of the scalar f() with respect to each element of `array` (float64), changed in place."""
-    grad = np.empty_like(array)
-    for at in np.ndindex(array.shape):
-        kept = array[at]
-        array[at] = kept + EPS
-        high = f()
-        array[at] = kept - EPS
-        low = f()
-        array[at] = kept
-        grad[at] = (high - low) / (2 * EPS)
-    return grad
-
-
-def check_gradients(model, x):
-    """Compare backward() of a float64 model with finite differences of a random linear functional of y."""
-    y, backward = model.vjp(x)
-    np.testing.assert_array_equal(y, model(x))
-    grad_y = np.random.default_rng(99).standard_normal(y.shape)
-    model.zero_grad()
-    grad_x = backward(grad_y)
-
-    def f():
-        return float((model(x) * grad_y).sum())
-
-    np.testing.assert_allclose(grad_x, numeric_gradient(f, x), rtol=1e-6, atol=1e-7)
-    for name, parameter in model.named_parameters():
-        expected = numeric_gradient(f, parameter.data)
-        np.testing.assert_allclose(parameter.grad, expected, rtol=1e-6, atol=1e-7, err_msg=name)
-
-
-def away_from_zero(rng, shape):
-    """Gaussian draws with |x| > 0.05, so that finite differences do not cross a kink."""
-    x = rng.standard_normal(shape)
-    return x + 0.05 * np.sign(x)
-
-
-def state_of(model):
-    return {name: (array.dtype, array.tobytes()) for name, array in model.state_dict().items()}
 
 
 def make_linear(**kw):
@@ -212,133 +169,6 @@ def test_eval_gives_the_bits_of_train(dtype):
     np.testing.assert_array_equal(model.vjp(x)[0], trained)
 
 
-def test_relu_is_exact():
-    x = np.array([-np.inf, -1, -0.0, 0.0, 5e-324, 2, np.inf, np.nan])
-    y = fastfc.ReLU()(x)
-    np.testing.assert_array_equal(y, [0, 0, 0, 0, 5e-324, 2, np.inf, np.nan])
-    assert not np.signbit(y[:-1]).any()
-    assert fastfc.ReLU()(x[:0]).shape == (0,)
-
-
-def test_relu_passes_gradients_where_torch_does():
-    x = np.array([-1, -0.0, 0.0, 2, np.nan])
-    g = fastfc.ReLU().vjp(x)[1](np.array([np.inf, np.nan, 1, 3, 4]))
-    np.testing.assert_array_equal(g, [0, 0, 0, 3, 4])
-    assert fastfc.ReLU().vjp(x.astype(np.float32))[1](np.ones(5, np.float32)).dtype == np.float32
-
-
-@pytest.mark.parametrize("bad", [np.arange(3), [1.0], np.zeros(3, np.float16)])
-def test_relu_refuses_other_dtypes(bad):
-    with pytest.raises(TypeError, match=r"ReLU: x must be a float32 or float64 array, got"):
-        fastfc.ReLU()(bad)
-
-
-def test_relu_backward_refuses_another_shape():
-    backward = fastfc.ReLU().vjp(np.ones((3, 4)))[1]
-    with pytest.raises(ValueError, match=r"grad_y must have shape \(3, 4\), got \(4,\)"):
-        backward(np.ones(4))
-
-
-# -- Sequential --------------------------------------------------------------------------------------------------------
-
-class PlainReLU(fastfc.ReLU):
-    """Another type, so that Sequential does not fuse it."""
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("make", [fastfc.Linear, fastfc.SparseLinear])
-@pytest.mark.parametrize("eval_mode", [False, True])
-def test_fused_equals_unfused_bit_for_bit(make, dtype, eval_mode):
-    layer, last = make(19, 33, dtype=dtype, rng=1), fastfc.Linear(33, 5, dtype=dtype, rng=2)
-    x = np.random.default_rng(3).standard_normal((40, 19)).astype(dtype)
-    x[3, 4], x[5, 6], x[7, 8] = np.nan, np.inf, -np.inf
-    g = np.random.default_rng(4).standard_normal((40, 5)).astype(dtype)
-    results = []
-    for relu in (fastfc.ReLU(), PlainReLU()):
-        model = fastfc.Sequential(layer, relu, last).train(not eval_mode)
-        model.zero_grad()
-        y, backward = model.vjp(x)
-        np.testing.assert_array_equal(model(x), y)
-        results.append([y, backward(g), *(p.grad for p in model.parameters())])
-    for fused, plain in zip(*results, strict=True):
-        np.testing.assert_array_equal(fused, plain)
-        np.testing.assert_array_equal(np.signbit(fused[fused == 0]), np.signbit(plain[plain == 0]))
-
-
-def test_what_is_fused_and_what_is_not():
-    class MyLinear(fastfc.Linear):
-        def __call__(self, x):
-            return super().__call__(x) - 1
-
-    linear, sparse, relu = fastfc.Linear(3, 3, rng=0), fastfc.SparseLinear(3, 3, rng=0), fastfc.ReLU()
-    own, active = MyLinear(3, 3, rng=0), fastfc.Linear(3, 3, activation="relu", rng=0)
-    model = fastfc.Sequential(relu, linear, relu, relu, sparse, relu, own, relu, active, relu)
-    assert model._steps() == [(relu, None), (linear, "relu"), (relu, None), (sparse, "relu"), (own, None),
-                              (relu, None), (active, None), (relu, None)]
-    x = expected = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
-    for layer in model:
-        expected = layer(expected)
-    np.testing.assert_array_equal(model(x), expected)
-
-
-def test_sequential_is_a_sequence():
-    a, b, c = fastfc.Linear(3, 4), fastfc.ReLU(), fastfc.Linear(4, 2)
-    model = fastfc.Sequential(a, b)
-    assert model.append(c) is model
-    assert list(model) == [a, b, c]
-    assert len(model) == 3
-    assert model[0] is a and model[-1] is c
-    part = model[:2]
-    assert isinstance(part, fastfc.Sequential) and list(part) == [a, b]
-    with pytest.raises(IndexError):
-        model[3]
-
-
-def test_empty_sequential_is_the_identity():
-    model, x = fastfc.Sequential(), np.ones((2, 3))
-    y, backward = model.vjp(x)
-    assert model(x) is x and y is x and backward(x) is x
-    assert backward(x, needs_input_grad=False) is None
-    assert repr(model) == "Sequential()"
-
-
-def test_nested_sequential():
-    inner = fastfc.Sequential(fastfc.Linear(5, 6, dtype=np.float64, rng=0), fastfc.ReLU())
-    model = fastfc.Sequential(inner, fastfc.ReLU(), fastfc.Sequential(fastfc.Linear(6, 4, dtype=np.float64, rng=1)))
-    assert [name for name, _ in model.named_parameters()] == ["0.0.weight", "0.0.bias", "2.0.weight", "2.0.bias"]
-    check_gradients(model, np.random.default_rng(1).standard_normal((6, 5)))
-
-
-@pytest.mark.parametrize("bad", [np.maximum, None, fastfc.ReLU])
-def test_sequential_refuses_what_is_no_layer(bad):
-    with pytest.raises(TypeError, match=r"Sequential: layer 1 must be a Module, got"):
-        fastfc.Sequential(fastfc.ReLU(), bad)
-
-
-def test_repr_is_torchs():
-    model = fastfc.Sequential(fastfc.Linear(64, 128), fastfc.Sequential(fastfc.ReLU()), fastfc.Linear(128, 10, False))
-    assert repr(model) == (
-        "Sequential(\n"
-        "  (0): Linear(in_features=64, out_features=128, bias=True)\n"
-        "  (1): Sequential(\n"
-        "    (0): ReLU()\n"
-        "  )\n"
-        "  (2): Linear(in_features=128, out_features=10, bias=False)\n"
-        ")")
-    assert repr(fastfc.Linear(2, 3, activation="relu")) == (
-        "Linear(in_features=2, out_features=3, bias=True, activation='relu')")
-
-
-def test_a_shared_layer_is_listed_once_and_saved_under_each_name():
-    layer = fastfc.Linear(3, 3, rng=0)
-    model = fastfc.Sequential(layer, fastfc.ReLU(), layer)
-    assert list(model.parameters()) == [layer.weight, layer.bias]
-    assert list(model.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
-    assert list(model.modules()) == [model, layer, model[1]]
-    model.eval().train().eval()
-    assert not layer.weight.data.flags.writeable
-
-
 # -- train and eval ----------------------------------------------------------------------------------------------------
 
 @ALL
@@ -411,7 +241,7 @@ def test_train_frees_the_pack():
     gc.collect()
     count = sum(isinstance(o, fastfc.PackedWeight) and o.shape == (4, 5) for o in gc.get_objects())
     assert count == 0
-    assert layer.weight._packed is None
+    assert layer.weight.operand is layer.weight.data
 
 
 @ALL
@@ -640,25 +470,6 @@ def test_state_must_be_a_mapping(bad):
         make_linear().load_state_dict(bad)
 
 
-def test_torch_state_loads():
-    torch = pytest.importorskip("torch", reason="compares names, shapes and values with torch.nn")
-    theirs = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.ReLU(), torch.nn.Linear(7, 4))
-    ours = fastfc.Sequential(fastfc.Linear(5, 7), fastfc.ReLU(), fastfc.Linear(7, 4))
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    ours.load_state_dict(theirs.state_dict())
-    x = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
-    g = np.random.default_rng(1).standard_normal((6, 4)).astype(np.float32)
-    torch_x = torch.from_numpy(x).requires_grad_()
-    torch_y = theirs(torch_x)
-    torch_y.backward(torch.from_numpy(g))
-    y, backward = ours.vjp(x)
-    np.testing.assert_allclose(y, torch_y.detach().numpy(), atol=1e-6)
-    np.testing.assert_allclose(backward(g), torch_x.grad.numpy(), atol=1e-6)
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-        np.testing.assert_allclose(p.grad, q.grad.numpy(), atol=1e-5)
-    assert repr(ours) == repr(theirs)
-
-
 # -- pickle and copy ---------------------------------------------------------------------------------------------------
 
 @ALL
@@ -875,83 +686,3 @@ def test_structure_is_read_only_from_the_start():
             array[0] = 0
         with pytest.raises(ValueError):
             array.flags.writeable = True
-
-
-# -- initial values ----------------------------------------------------------------------------------------------------
-
-DRAWS = 100_000
-
-
-def check_uniform(values, bound):
-    """Moments and Kolmogorov-Smirnov for U(-bound, bound). Seeds are fixed: each can fail only if the code does."""
-    stats = pytest.importorskip("scipy.stats")
-    values = np.asarray(values, dtype=np.float64).ravel()
-    n, variance = values.size, bound**2 / 3
-    assert np.abs(values).max() <= bound * (1 + 1e-6)
-    assert abs(values.mean()) < 4 * math.sqrt(variance / n)
-    # The variance of u² is 4/45 of bound⁴.
-    assert abs((values**2).mean() - variance) < 4 * bound**2 * math.sqrt(4 / 45 / n)
-    assert abs((values**3).mean()) < 4 * bound**3 / math.sqrt(7 * n)
-    assert stats.kstest(values, "uniform", (-bound, 2 * bound)).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_linear_is_initialised_as_torchs(dtype):
-    layer = fastfc.Linear(50, DRAWS // 50, dtype=dtype, rng=0)
-    check_uniform(layer.weight.data, 1 / math.sqrt(50))
-    check_uniform(fastfc.Linear(7, DRAWS, dtype=dtype, rng=1).bias.data, 1 / math.sqrt(7))
-
-
-def test_linear_initial_values_come_from_torchs_distribution():
-    torch = pytest.importorskip("torch", reason="compares samples with torch.nn.Linear's")
-    stats = pytest.importorskip("scipy.stats")
-    torch.manual_seed(0)
-    theirs, ours = torch.nn.Linear(50, 2000), fastfc.Linear(50, 2000, rng=0)
-    assert stats.ks_2samp(ours.weight.data.ravel(), theirs.weight.detach().numpy().ravel()).pvalue > 1e-3
-    assert stats.ks_2samp(ours.bias.data, theirs.bias.detach().numpy()).pvalue > 1e-3
-
-
-def test_sparse_linear_is_initialised_as_the_masked_dense_layer():
-    layer = fastfc.SparseLinear(500, 2 * DRAWS // 500, sparsity=0.5, rng=0)
-    assert layer.weight.data.size == DRAWS
-    check_uniform(layer.weight.data, 1 / math.sqrt(500))
-    check_uniform(fastfc.SparseLinear(7, DRAWS, sparsity=0.99, rng=1).bias.data, 1 / math.sqrt(7))
-
-
-@pytest.mark.parametrize(("a", "bound"), [(0, math.sqrt(6 / 40)), (1, math.sqrt(3 / 40)), (5**0.5, 40**-0.5)])
-def test_kaiming_bound(a, bound):
-    check_uniform(init.kaiming_uniform_(np.empty((DRAWS // 40, 40)), a, rng=2), bound)
-    check_uniform(init.kaiming_uniform_(np.empty(DRAWS), a, fan_in=40, rng=3), bound)
-
-
-def test_uniform_bounds_and_layouts():
-    check_uniform(init.uniform_(np.empty(DRAWS, np.float32), 2, 6, rng=0) - 4, 2)
-    contiguous = init.uniform_(np.empty((20, 30)), -1, 1, rng=5)
-    strided = init.uniform_(np.empty((30, 20)).T, -1, 1, rng=5)
-    np.testing.assert_array_equal(contiguous, strided)
-    assert init.uniform_(np.empty((0, 3)), rng=0).shape == (0, 3)
-    assert (init.uniform_(np.empty(3), 2, 2, rng=0) == 2).all()
-
-
-@pytest.mark.parametrize("make", [
-    lambda rng: fastfc.Linear(5, 4, rng=rng), lambda rng: fastfc.SparseLinear(5, 4, rng=rng)])
-def test_rng_is_a_seed_a_generator_or_none(make):
-    assert state_of(make(3)) == state_of(make(3)) == state_of(make(np.random.default_rng(3)))
-    assert state_of(make(3)) == state_of(make(np.int64(3)))
-    assert state_of(make(3)) != state_of(make(4))
-    assert state_of(make(None)) != state_of(make(None))
-    generator = np.random.default_rng(3)
-    assert state_of(make(generator)) != state_of(make(generator))
-
-
-@pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda: init.uniform_(np.empty(3, int)), TypeError, r"uniform_\(\): array must be a float32 or float64"),
-    (lambda: init.uniform_([1.0]), TypeError, r"got list"),
-    (lambda: init.uniform_(np.empty(3), 1, 0), ValueError, r"expected finite a <= b, got a=1, b=0"),
-    (lambda: init.uniform_(np.empty(3), 0, math.inf), ValueError, r"expected finite a <= b"),
-    (lambda: init.kaiming_uniform_(np.empty(3)), ValueError, r"array must be 2-D, or fan_in given; got 1-D"),
-    (lambda: init.kaiming_uniform_(np.broadcast_to(1.0, (3, 3))), TypeError, r"got a read-only array"),
-])
-def test_init_refuses(call, error, message):
-    with pytest.raises(error, match=message):
-        call()

@@ -11,7 +11,7 @@ from fastfc.module import Module, Parameter
 
 
 class Affine(Module):
-    """``y = act(x Wᵀ + b)``; a subclass says what W is.
+    """``y = act(x Wᵀ + b)``; a subclass says what W is, by ``_operand()`` and ``_matrix()``.
 
     ``forward`` and ``forward_vjp`` take the activation as an argument, so that `Sequential` can fuse a following
     activation layer into the product.
@@ -29,26 +29,92 @@ class Affine(Module):
         return linear(x, self._operand(), data_of(self.bias), activation=activation)
 
     def forward_vjp(self, x, activation):
-        weight, bias = self.weight, self.bias
-        b, w = data_of(bias), self._matrix()
-        if activation is None:
-            y = z = linear(x, self._operand(), b)
-        else:
-            y, z = linear(x, self._operand(), b, activation=activation, return_preactivation=True)
-        z = None if activation is None else z  # without an activation y is the caller's alone
+        return affine_vjp(x, self._operand(), self._matrix(), self.weight, self.bias, activation)
+
+    def extra_repr(self):
+        text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return text if self.activation is None else f"{text}, activation={self.activation!r}"
+
+
+NEEDS = {
+    (True, True): ("x", "weight", "bias"),
+    (True, False): ("weight", "bias"),
+    (False, True): ("x", "weight"),
+    (False, False): ("weight",),
+}
+
+
+def needs_of(bias, needs_input_grad):
+    """The gradients to compute, as linear_backward calls them."""
+    return NEEDS[bias is not None, bool(needs_input_grad)]
+
+
+def affine_vjp(x, operand, matrix, weight, bias, activation):
+    """``act(x Wᵀ + b)`` and its backward pass, which adds to the gradients of the parameters `weight` and `bias`.
+
+    W comes twice: `operand` in the form that is fastest forward, `matrix` as the backward pass takes it.
+    """
+    b = None if bias is None else bias.data
+    if activation is None:  # y is the caller's alone
+        y, z = linear(x, operand, b), None
+    else:
+        y, z = linear(x, operand, b, activation=activation, return_preactivation=True)
+
+    def backward(grad_y, needs_input_grad=True):
+        old_w, old_b = weight.grad, None if bias is None else bias.grad
+        grad_x, grad_w, grad_b = linear_backward(
+            grad_y, x, matrix, activation=activation, preactivation=z, needs=needs_of(bias, needs_input_grad),
+            out=(None, old_w, old_b), accumulate=old_w is not None or old_b is not None)
+        weight.grad = grad_w
+        if bias is not None:
+            bias.grad = grad_b
+        return grad_x
+
+    return y, backward
+
+
+class Factored(Module):
+    """Two layers, of which the second is affine, in place of one weight; `steps` names them."""
+
+    steps = ()
+
+    def __call__(self, x):
+        return self.forward(x, self.activation)
+
+    def vjp(self, x):
+        return self.forward_vjp(x, self.activation)
+
+    def forward(self, x, activation):
+        first, second = self._pair()
+        return second.forward(first(x), activation)
+
+    def forward_vjp(self, x, activation):
+        first, second = self._pair()
+        hidden, first_backward = first.vjp(x)
+        y, second_backward = second.forward_vjp(hidden, activation)
 
         def backward(grad_y, needs_input_grad=True):
-            needs = ("x", "weight", "bias") if needs_input_grad else ("weight", "bias")
-            old = (None, weight.grad, None if bias is None else bias.grad)
-            grad_x, grad_w, grad_b = linear_backward(
-                grad_y, x, w, activation=activation, preactivation=z,
-                needs=needs if bias is not None else needs[:-1], out=old, accumulate=True)
-            weight.grad = grad_w
-            if bias is not None:
-                bias.grad = grad_b
-            return grad_x
+            return first_backward(second_backward(grad_y), needs_input_grad)
 
         return y, backward
+
+    def _pair(self):
+        return (getattr(self, name) for name in self.steps)
+
+    in_features = property(lambda self: getattr(self, self.steps[0]).in_features)
+    out_features = property(lambda self: getattr(self, self.steps[1]).out_features)
+    bias = property(lambda self: getattr(self, self.steps[1]).bias)
+    activation = property(lambda self: getattr(self, self.steps[1]).activation)
+
+    def inner_repr(self):
+        """What a subclass adds to the repr, in the middle."""
+        return ""
+
+    def __repr__(self):
+        text = (f"in_features={self.in_features}, out_features={self.out_features}, {self.inner_repr()}, "
+                f"bias={self.bias is not None}")
+        text += "" if self.activation is None else f", activation={self.activation!r}"
+        return f"{type(self).__name__}({text})"
 
 
 class Linear(Affine):
@@ -99,9 +165,8 @@ class Linear(Affine):
         self.out_features = size("Linear", "out_features", out_features)
         self.activation = activation
         dtype, rng = float_dtype("Linear", dtype), init.generator(rng)
-        weight = np.empty((self.out_features, self.in_features), dtype)
-        self.weight = Parameter(init.kaiming_uniform_(weight, math.sqrt(5), rng=rng), packer=pack)
-        self.bias = default_bias(self, dtype, rng) if bias else None
+        self.weight = Parameter(default_weight(self.out_features, self.in_features, dtype, rng), packer=pack)
+        self.bias = Parameter(default_bias(self.out_features, self.in_features, dtype, rng)) if bias else None
 
     def _operand(self):
         return self.weight.operand
@@ -109,15 +174,27 @@ class Linear(Affine):
     def _matrix(self):
         return self.weight.data
 
-    def extra_repr(self):
-        text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-        return text if self.activation is None else f"{text}, activation={self.activation!r}"
+    # Written out, not by these two: with few features a pass takes no longer than such calls.
+
+    def forward(self, x, activation):
+        bias = self.bias
+        return linear(x, self.weight.operand, None if bias is None else bias.data, activation=activation)
+
+    def forward_vjp(self, x, activation):
+        weight = self.weight
+        return affine_vjp(x, weight.operand, weight.data, weight, self.bias, activation)
 
 
 def data_of(parameter):
     return None if parameter is None else parameter.data
 
 
-def default_bias(layer, dtype, rng):
-    bound = 1 / math.sqrt(layer.in_features) if layer.in_features else 0.0
-    return Parameter(init.uniform_(np.empty(layer.out_features, dtype), -bound, bound, rng=rng))
+def default_weight(outputs, inputs, dtype, rng):
+    """(outputs, inputs) from torch's distribution U(-k, k), k = 1/√inputs."""
+    return init.kaiming_uniform_(np.empty((outputs, inputs), dtype), math.sqrt(5), rng=rng)
+
+
+def default_bias(outputs, inputs, dtype, rng):
+    """(outputs,) from the same distribution."""
+    bound = 1 / math.sqrt(inputs) if inputs else 0.0
+    return init.uniform_(np.empty(outputs, dtype), -bound, bound, rng=rng)

@@ -7,13 +7,25 @@ import numpy as np
 from fastfc.module import FLOATS
 
 
-def size(layer, name, value):
+def integer(layer, name, value):
     try:
-        value = operator.index(value)
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{layer}(): {name} must be an integer, got {type(value).__name__}") from None
-    if value < 0:
-        raise ValueError(f"{layer}(): {name} must be >= 0, got {value}")
+
+
+def size(layer, name, value, least=0):
+    value = integer(layer, name, value)
+    if value < least:
+        raise ValueError(f"{layer}(): {name} must be >= {least}, got {value}")
+    return value
+
+
+def fraction(layer, name, value):
+    if not 0 <= value <= 1:
+        raise ValueError(f"{layer}(): {name} must be in [0, 1], got {value}")
     return value
 
 
@@ -28,4 +40,14 @@ def float_array(layer, name, array):
     if not isinstance(array, np.ndarray) or array.dtype not in FLOATS:
         got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise TypeError(f"{layer}: {name} must be a float32 or float64 array, got {got}")
+    return array
+
+
+def like(layer, name, array, x):
+    """`array`, of the shape and dtype of x."""
+    array = float_array(layer, name, array)
+    if array.dtype != x.dtype:
+        raise TypeError(f"{layer}: {name} is {array.dtype}, expected {x.dtype}")
+    if array.shape != x.shape:
+        raise ValueError(f"{layer}: {name} must have shape {x.shape}, got {array.shape}")
     return array

@@ -7,7 +7,7 @@ import numpy as np
 from fastfc import init
 from fastfc.arrays import immutable
 from fastfc.layers.affine import Affine, default_bias
-from fastfc.layers.arguments import float_dtype, size
+from fastfc.layers.arguments import float_dtype, fraction, size
 from fastfc.module import FLOATS, Parameter
 from fastfc.sparse import CSR
 
@@ -67,14 +67,12 @@ class SparseLinear(Affine):
     def __init__(self, in_features, out_features, bias=True, *, sparsity=0.5, dtype=np.float32, rng=None):
         inputs = size("SparseLinear", "in_features", in_features)
         outputs = size("SparseLinear", "out_features", out_features)
-        if not 0 <= sparsity <= 1:
-            raise ValueError(f"SparseLinear(): sparsity must be in [0, 1], got {sparsity}")
+        sparsity = fraction("SparseLinear", "sparsity", sparsity)
         dtype, rng = float_dtype("SparseLinear", dtype), init.generator(rng)
-        cells = inputs * outputs
-        kept = np.sort(rng.choice(cells, round((1 - sparsity) * cells), replace=False, shuffle=False))
-        self._build(np.empty(kept.size, dtype), *_csr_structure(kept, outputs, inputs), (outputs, inputs))
+        kept = kept_cells(outputs, inputs, sparsity, rng)
+        self._build(np.empty(kept.size, dtype), *csr_structure(kept, outputs, inputs), (outputs, inputs))
         init.kaiming_uniform_(self.weight.data, math.sqrt(5), fan_in=inputs, rng=rng)
-        self.bias = default_bias(self, dtype, rng) if bias else None
+        self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if bias else None
 
     @classmethod
     def from_csr(cls, csr, bias=None):
@@ -146,7 +144,7 @@ class SparseLinear(Affine):
             raise ValueError(f"SparseLinear.from_dense(): threshold must be >= 0, got {threshold}")
         kept = np.flatnonzero(~(np.abs(weight) <= threshold))
         layer = cls.__new__(cls)
-        layer._build(weight.reshape(-1)[kept], *_csr_structure(kept, *weight.shape), weight.shape)
+        layer._build(weight.reshape(-1)[kept], *csr_structure(kept, *weight.shape), weight.shape)
         layer.bias = _given_bias("from_dense", bias, layer)
         return layer
 
@@ -225,7 +223,13 @@ def _given_bias(function, bias, layer):
     return Parameter(bias.copy())
 
 
-def _csr_structure(kept, rows, columns):
+def kept_cells(rows, columns, sparsity, rng):
+    """Of the cells of a rows × columns matrix, counted row by row, those that a random mask keeps; ascending."""
+    cells = rows * columns
+    return np.sort(rng.choice(cells, round((1 - sparsity) * cells), replace=False, shuffle=False))
+
+
+def csr_structure(kept, rows, columns):
     """Indices and indptr of the cells `kept` (row-major, ascending) of a rows × columns matrix."""
     small = max(columns, kept.size) <= np.iinfo(np.int32).max
     dtype = np.int32 if small else np.int64

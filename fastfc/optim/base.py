@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from fastfc import _core
-from fastfc.module import Parameter
+from fastfc.module import Parameter, UninitializedParameter
 from fastfc.sparse_grad import SparseGrad
 
 __all__ = ["Optimizer"]
@@ -110,8 +110,10 @@ class Optimizer:
         given, known = group["params"], self.params
         if isinstance(given, (set, frozenset)):
             raise TypeError(f"{where}: params must be in an order, got a {type(given).__name__}")
-        given = [given] if isinstance(given, Parameter) else list(given)
+        given = [given] if isinstance(given, (Parameter, UninitializedParameter)) else list(given)
         for i, parameter in enumerate(given):
+            if isinstance(parameter, UninitializedParameter):
+                raise ValueError(f"{where}: params[{i}] is uninitialised; call the model on a first batch before")
             if not isinstance(parameter, Parameter):
                 raise TypeError(f"{where}: params[{i}] must be a Parameter, got {type(parameter).__name__}")
         if len({*known, *given}) < len(known) + len(given):

@@ -1,6 +1,7 @@
 /* The vector vocabulary on AVX2 with FMA: 16 registers of 256 bits. See kernels/vocabulary.h. */
 #include <immintrin.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <string.h>
 
 #define FC_INLINE static inline __attribute__((always_inline))
@@ -8,6 +9,8 @@
 typedef __m256 vec_f32;
 typedef __m256d vec_f64;
 enum { VL_f32 = 8, VL_f64 = 4 };
+typedef uint64_t words __attribute__((vector_size(32)));
+enum { VL_words = 4 };
 
 /* 16 registers: 6 by 2, or for a few rows 3 by 4, so that enough independent chains run. */
 enum { ROWS_1 = 6, ROWS_2 = 6, ROWS_3 = 3, ROWS_4 = 3 };
@@ -54,6 +57,8 @@ FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) {
 
 FC_INLINE vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return _mm256_min_ps(a, b); }
 FC_INLINE vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return _mm256_min_pd(a, b); }
+FC_INLINE vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm256_max_ps(a, b); }
+FC_INLINE vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return _mm256_max_pd(a, b); }
 FC_INLINE vec_f32 v_where_lt_f32(vec_f32 a, vec_f32 b, vec_f32 x, vec_f32 y) {
     return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
 }
@@ -66,8 +71,17 @@ FC_INLINE vec_f32 v_copysign_f32(vec_f32 v, vec_f32 s) { return _mm256_or_ps(v, 
 FC_INLINE vec_f64 v_copysign_f64(vec_f64 v, vec_f64 s) { return _mm256_or_pd(v, _mm256_and_pd(_mm256_set1_pd(-0.0), s)); }
 FC_INLINE vec_f32 v_pow2_f32(vec_f32 b) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(b), 23)); }
 FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) { return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(b), 52)); }
+FC_INLINE vec_f32 v_exponent_f32(vec_f32 v) {
+    const __m256i e = _mm256_srli_epi32(_mm256_castps_si256(v), 23);
+    return _mm256_castsi256_ps(_mm256_or_si256(e, _mm256_set1_epi32(0x4b000000))) - _mm256_set1_ps(0x1p23f + 127);
+}
+FC_INLINE vec_f64 v_exponent_f64(vec_f64 v) {
+    const __m256i e = _mm256_srli_epi64(_mm256_castpd_si256(v), 52);
+    return _mm256_castsi256_pd(_mm256_or_si256(e, _mm256_set1_epi64x(0x4330000000000000))) - _mm256_set1_pd(0x1p52 + 1023);
+}
 FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fnmadd_ps(a, b, c); }
 FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fnmadd_pd(a, b, c); }
+FC_INLINE words w_mul32(words a, words b) { return (words)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
 
 FC_INLINE vec_f32 v_sqrt_f32(vec_f32 v) { return _mm256_sqrt_ps(v); }
 FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return _mm256_sqrt_pd(v); }

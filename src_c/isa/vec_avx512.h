@@ -4,12 +4,15 @@
  * them and says what each means. The arithmetic operators + - * / are the compiler's own on vector types. */
 #include <immintrin.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define FC_INLINE static inline __attribute__((always_inline))
 
 typedef __m512 vec_f32;
 typedef __m512d vec_f64;
 enum { VL_f32 = 16, VL_f64 = 8 };
+typedef uint64_t words __attribute__((vector_size(64)));
+enum { VL_words = 8 };
 
 /* 32 registers: 6 rows by 4 vectors leave 8 for W and x. */
 enum { ROWS_1 = 12, ROWS_2 = 12, ROWS_3 = 8, ROWS_4 = 6 };
@@ -39,6 +42,8 @@ FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) {
 
 FC_INLINE vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return _mm512_min_ps(a, b); }
 FC_INLINE vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return _mm512_min_pd(a, b); }
+FC_INLINE vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return _mm512_max_ps(a, b); }
+FC_INLINE vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return _mm512_max_pd(a, b); }
 FC_INLINE vec_f32 v_where_lt_f32(vec_f32 a, vec_f32 b, vec_f32 x, vec_f32 y) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x);
 }
@@ -51,8 +56,18 @@ FC_INLINE vec_f32 v_copysign_f32(vec_f32 v, vec_f32 s) { return _mm512_or_ps(v, 
 FC_INLINE vec_f64 v_copysign_f64(vec_f64 v, vec_f64 s) { return _mm512_or_pd(v, _mm512_and_pd(_mm512_set1_pd(-0.0), s)); }
 FC_INLINE vec_f32 v_pow2_f32(vec_f32 b) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(b), 23)); }
 FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) { return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(b), 52)); }
+/* Not getexp: it has another answer for Inf and 0 than the other targets. */
+FC_INLINE vec_f32 v_exponent_f32(vec_f32 v) {
+    const __m512i e = _mm512_srli_epi32(_mm512_castps_si512(v), 23);
+    return _mm512_castsi512_ps(_mm512_or_si512(e, _mm512_set1_epi32(0x4b000000))) - _mm512_set1_ps(0x1p23f + 127);
+}
+FC_INLINE vec_f64 v_exponent_f64(vec_f64 v) {
+    const __m512i e = _mm512_srli_epi64(_mm512_castpd_si512(v), 52);
+    return _mm512_castsi512_pd(_mm512_or_si512(e, _mm512_set1_epi64(0x4330000000000000))) - _mm512_set1_pd(0x1p52 + 1023);
+}
 FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fnmadd_ps(a, b, c); }
 FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fnmadd_pd(a, b, c); }
+FC_INLINE words w_mul32(words a, words b) { return (words)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
 
 FC_INLINE vec_f32 v_sqrt_f32(vec_f32 v) { return _mm512_sqrt_ps(v); }
 FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return _mm512_sqrt_pd(v); }

@@ -11,6 +11,8 @@ typedef double vec_f64 __attribute__((vector_size(16)));
 typedef int32_t bits_f32 __attribute__((vector_size(16)));
 typedef int64_t bits_f64 __attribute__((vector_size(16)));
 enum { VL_f32 = 4, VL_f64 = 2 };
+typedef uint64_t words __attribute__((vector_size(16)));
+enum { VL_words = 2 };
 enum { ROWS_1 = 6, ROWS_2 = 6, ROWS_3 = 3, ROWS_4 = 3 };
 enum { PANEL_VECS = 2 };
 
@@ -49,12 +51,17 @@ FC_INLINE vec_f64 v_where_lt_f64(vec_f64 a, vec_f64 b, vec_f64 x, vec_f64 y) {
 }
 FC_INLINE vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return v_where_lt_f32(a, b, a, b); }
 FC_INLINE vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return v_where_lt_f64(a, b, a, b); }
+FC_INLINE vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return v_where_lt_f32(b, a, a, b); }
+FC_INLINE vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return v_where_lt_f64(b, a, a, b); }
 FC_INLINE vec_f32 v_abs_f32(vec_f32 v) { return (vec_f32)((bits_f32)v & INT32_MAX); }
 FC_INLINE vec_f64 v_abs_f64(vec_f64 v) { return (vec_f64)((bits_f64)v & INT64_MAX); }
 FC_INLINE vec_f32 v_copysign_f32(vec_f32 v, vec_f32 s) { return (vec_f32)((bits_f32)v | ((bits_f32)s & INT32_MIN)); }
 FC_INLINE vec_f64 v_copysign_f64(vec_f64 v, vec_f64 s) { return (vec_f64)((bits_f64)v | ((bits_f64)s & INT64_MIN)); }
 FC_INLINE vec_f32 v_pow2_f32(vec_f32 b) { return (vec_f32)((bits_f32)b << 23); }
 FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) { return (vec_f64)((bits_f64)b << 52); }
+/* Of positive numbers only, so the shift is one of zeros. */
+FC_INLINE vec_f32 v_exponent_f32(vec_f32 v) { return (vec_f32)(((bits_f32)v >> 23) | 0x4b000000) - (0x1p23f + 127); }
+FC_INLINE vec_f64 v_exponent_f64(vec_f64 v) { return (vec_f64)(((bits_f64)v >> 52) | 0x4330000000000000) - (0x1p52 + 1023); }
 /* Dekker's product: the factors are cut into halves whose products are exact. They are far from overflow here. */
 FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) {
     const vec_f32 ca = a * 4097.0f, cb = b * 4097.0f, ah = ca - (ca - a), bh = cb - (cb - b), al = a - ah, bl = b - bh;
@@ -74,6 +81,7 @@ FC_INLINE vec_f64 v_widen_f32(const void *p) {
     return (vec_f64){(double)v[0], (double)v[1]};
 }
 FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
+FC_INLINE words w_mul32(words a, words b) { return (a & UINT32_MAX) * (b & UINT32_MAX); }
 
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {

@@ -8,6 +8,8 @@
 typedef float32x4_t vec_f32;
 typedef float64x2_t vec_f64;
 enum { VL_f32 = 4, VL_f64 = 2 };
+typedef uint64x2_t words;
+enum { VL_words = 2 };
 
 /* 32 registers: 6 rows by 4 vectors leave 8 for W and x. */
 enum { ROWS_1 = 12, ROWS_2 = 12, ROWS_3 = 8, ROWS_4 = 6 };
@@ -49,18 +51,29 @@ FC_INLINE vec_f64 v_where_lt_f64(vec_f64 a, vec_f64 b, vec_f64 x, vec_f64 y) { r
 /* Not vminq: it lets the NaN of either side pass. */
 FC_INLINE vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return v_where_lt_f32(a, b, a, b); }
 FC_INLINE vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return v_where_lt_f64(a, b, a, b); }
+FC_INLINE vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return v_where_lt_f32(b, a, a, b); }
+FC_INLINE vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return v_where_lt_f64(b, a, a, b); }
 FC_INLINE vec_f32 v_abs_f32(vec_f32 v) { return vabsq_f32(v); }
 FC_INLINE vec_f64 v_abs_f64(vec_f64 v) { return vabsq_f64(v); }
 FC_INLINE vec_f32 v_copysign_f32(vec_f32 v, vec_f32 s) { return vbslq_f32(vdupq_n_u32(0x80000000u), s, v); }
 FC_INLINE vec_f64 v_copysign_f64(vec_f64 v, vec_f64 s) { return vbslq_f64(vdupq_n_u64(0x8000000000000000u), s, v); }
 FC_INLINE vec_f32 v_pow2_f32(vec_f32 b) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(b), 23)); }
 FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) { return vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(b), 52)); }
+FC_INLINE vec_f32 v_exponent_f32(vec_f32 v) {
+    const uint32x4_t e = vshrq_n_u32(vreinterpretq_u32_f32(v), 23);
+    return vreinterpretq_f32_u32(vorrq_u32(e, vdupq_n_u32(0x4b000000))) - vdupq_n_f32(0x1p23f + 127);
+}
+FC_INLINE vec_f64 v_exponent_f64(vec_f64 v) {
+    const uint64x2_t e = vshrq_n_u64(vreinterpretq_u64_f64(v), 52);
+    return vreinterpretq_f64_u64(vorrq_u64(e, vdupq_n_u64(0x4330000000000000))) - vdupq_n_f64(0x1p52 + 1023);
+}
 FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return vfmsq_f32(c, a, b); }
 FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return vfmsq_f64(c, a, b); }
 FC_INLINE vec_f32 v_sqrt_f32(vec_f32 v) { return vsqrtq_f32(v); }
 FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return vsqrtq_f64(v); }
 FC_INLINE vec_f64 v_widen_f32(const void *p) { return vcvt_f64_f32(vreinterpret_f32_u8(vld1_u8(p))); }
 FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
+FC_INLINE words w_mul32(words a, words b) { return vmull_u32(vmovn_u64(a), vmovn_u64(b)); }
 
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {

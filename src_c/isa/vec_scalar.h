@@ -10,6 +10,8 @@
 typedef float vec_f32;
 typedef double vec_f64;
 enum { VL_f32 = 1, VL_f64 = 1 };
+typedef uint64_t words;
+enum { VL_words = 1 };
 enum { ROWS_1 = 2, ROWS_2 = 2, ROWS_3 = 1, ROWS_4 = 1 };
 enum { PANEL_VECS = 4 };
 
@@ -32,6 +34,8 @@ FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) { return !(test <= 0.0
 
 FC_INLINE vec_f32 v_min_f32(vec_f32 a, vec_f32 b) { return a < b ? a : b; }
 FC_INLINE vec_f64 v_min_f64(vec_f64 a, vec_f64 b) { return a < b ? a : b; }
+FC_INLINE vec_f32 v_max_f32(vec_f32 a, vec_f32 b) { return a > b ? a : b; }
+FC_INLINE vec_f64 v_max_f64(vec_f64 a, vec_f64 b) { return a > b ? a : b; }
 FC_INLINE vec_f32 v_where_lt_f32(vec_f32 a, vec_f32 b, vec_f32 x, vec_f32 y) { return a < b ? x : y; }
 FC_INLINE vec_f64 v_where_lt_f64(vec_f64 a, vec_f64 b, vec_f64 x, vec_f64 y) { return a < b ? x : y; }
 FC_INLINE vec_f32 v_abs_f32(vec_f32 v) { return fabsf(v); }
@@ -52,12 +56,23 @@ FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) {
     memcpy(&b, &i, sizeof i);
     return b;
 }
+FC_INLINE vec_f32 v_exponent_f32(vec_f32 v) {
+    uint32_t i;
+    memcpy(&i, &v, sizeof i);
+    return (float)(i >> 23) - 127;
+}
+FC_INLINE vec_f64 v_exponent_f64(vec_f64 v) {
+    uint64_t i;
+    memcpy(&i, &v, sizeof i);
+    return (double)(i >> 52) - 1023;
+}
 FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return fmaf(-a, b, c); }
 FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return fma(-a, b, c); }
 FC_INLINE vec_f32 v_sqrt_f32(vec_f32 v) { return sqrtf(v); }
 FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return sqrt(v); }
 FC_INLINE vec_f64 v_widen_f32(const void *p) { return v_load_f32(p); }
 FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
+FC_INLINE words w_mul32(words a, words b) { return (a & UINT32_MAX) * (b & UINT32_MAX); }
 
 enum { TRANSPOSE_f32 = 1, TRANSPOSE_f64 = 1 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {

@@ -8,15 +8,20 @@
  *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
  *   v_positive(t, v)          v where t > 0 or t is NaN, else +0
  *   v_min(a, b)               a where a < b, else b: b's NaN passes, a's does not
+ *   v_max(a, b)               a where a > b, else b: likewise
  *   v_where_lt(a, b, x, y)    x where a < b, else y
  *   v_abs(v)                  without the sign
  *   v_copysign(v, s)          v, whose sign is +, with the sign of s
  *   v_pow2(b)                 2^n for b = n + POW2_BIAS (activation_constants.h), n within the normal exponents
+ *   v_exponent(v)             n of v = 2^n m, 1 <= m < 2, for normal v > 0
  *   v_residue(a, b, c)        c - a*b, rounded once on every target, where c is a*b but for an ulp or so
  *   v_sqrt(v)                 rounded correctly
  *   v_widen(p)                VL_f64 elements of the dtype as a vector of float64
  *   v_transpose(src, row, t)  lane j of t[i] = element i of row j of src: VL rows, `row` bytes apart, TRANSPOSE elements
  *                             of each
+ *   SUBS                      the vectors that make 16 virtual lanes
+ *   words, VL_words           a vector of uint64_t, without a dtype; + ^ & | << >> work on it
+ *   w_mul32(a, b)             the full product of each lane's low halves
  *   ROWS_1 .. ROWS_4          the most rows of a register tile that is 1 to 4 vectors wide
  *   PANEL_VECS                vectors in a panel, 2 or 4: as wide as the tile that many rows run in, because then a panel is
  *                             one contiguous stream. Where it is 2, tiles 4 wide run over two panels side by side
@@ -38,14 +43,18 @@
 #define v_fma FC_TYPED(v_fma_)
 #define v_positive FC_TYPED(v_positive_)
 #define v_min FC_TYPED(v_min_)
+#define v_max FC_TYPED(v_max_)
 #define v_where_lt FC_TYPED(v_where_lt_)
 #define v_abs FC_TYPED(v_abs_)
 #define v_copysign FC_TYPED(v_copysign_)
 #define v_pow2 FC_TYPED(v_pow2_)
+#define v_exponent FC_TYPED(v_exponent_)
 #define v_residue FC_TYPED(v_residue_)
 #define v_sqrt FC_TYPED(v_sqrt_)
 #define v_widen FC_TYPED(v_widen_)
 #define v_transpose FC_TYPED(v_transpose_)
+
+#define SUBS (16 / VL)
 
 /* Makes the compiler take an address as given: left to itself it keeps one for each row of a block, on the stack. */
 #define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))

@@ -234,6 +234,47 @@ static void optimisers(fc_dtype dtype, record *r) {
         }
 }
 
+/* Blocks of rows, gated or not, and what stands between their products on its own. */
+static void feedforward(fc_dtype dtype, record *r) {
+    enum { K = 7, D_FF = 4097, N = 35 };
+    for (int rows = 1; rows <= 160; rows += 53) {
+        array x = noise(dtype, (ptrdiff_t)rows * K, 2, 1), y = make(dtype, (ptrdiff_t)rows * N);
+        array w[] = {noise(dtype, D_FF * K, 1, 2), noise(dtype, N * D_FF, 1, 3), noise(dtype, D_FF * K, 1, 4)};
+        array b[] = {noise(dtype, D_FF, 1, 5), noise(dtype, N, 1, 6), noise(dtype, D_FF, 1, 7)};
+        const fc_matrix xm = matrix(x, rows, K), ym = matrix(y, rows, N);
+        const fc_matrix wm[] = {matrix(w[0], D_FF, K), matrix(w[1], N, D_FF), matrix(w[2], D_FF, K)};
+        fc_packed *packed[] = {fc_pack(dtype, &wm[0], 1), fc_pack(dtype, &wm[1], 1), fc_pack(dtype, &wm[2], 1)};
+        for (int gated = 0; gated < 2; gated++) {
+            const fc_feedforward block = {
+                .w1 = packed[0], .w2 = packed[1], .w3 = gated ? packed[2] : NULL, .b1 = b[0].data, .b2 = b[1].data,
+                .b3 = gated ? b[2].data : NULL, .activation = gated ? FC_SILU : FC_GELU,
+            };
+            failures += fc_feedforward_forward(dtype, &xm, &block, &ym, 1) != FC_OK;
+            keep(r, y);
+        }
+        for (int i = 0; i < 3; i++) {
+            fc_packed_free(packed[i]);
+            free(w[i].data);
+            free(b[i].data);
+        }
+        free(x.data);
+        free(y.data);
+    }
+    for (int activation = FC_IDENTITY; activation <= FC_HARDSWISH; activation++)
+        for (ptrdiff_t n = 1; n < 200; n += 33) {
+            array grad = noise(dtype, n, 2, 1), z = noise(dtype, n, 8, 2), factor = noise(dtype, n, 2, 3), h = make(dtype, n);
+            fc_gate_forward(dtype, (fc_activation)activation, 0.75, z.data, factor.data, h.data, n, 1);
+            keep(r, h);
+            fc_gate_backward(dtype, (fc_activation)activation, 0.75, grad.data, z.data, factor.data, z.data, factor.data, n, 1);
+            keep(r, z);
+            keep(r, factor);
+            free(grad.data);
+            free(z.data);
+            free(factor.data);
+            free(h.data);
+        }
+}
+
 /* Work runs in round-to-nearest whatever the caller's mode, and leaves mode and flags as they were. */
 static void mode(void) {
     enum { N = 1000 };
@@ -260,6 +301,7 @@ static const struct {
 } parts[] = {
     {"dense", dense, {0x56793dbe4f9f5ca5u, 0xbc609bc4a4c1b6c7u}},
     {"sparse", sparse, {0x5694258253c2df89u, 0xc60e31eb7233fc45u}},
+    {"feedforward", feedforward, {0x9d27e90536286e31u, 0x25b0d3f90c5a0398u}},
     {"elementwise", elementwise, {0x22e48d4963b9ec89u, 0xf1c40e89636adfe8u}},
     {"optimisers", optimisers, {0x689cdd1823ab6d26u, 0xd259a49db4fa445du}},
 };

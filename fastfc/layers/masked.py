@@ -1,0 +1,164 @@
+"""MaskedLinear: a dense weight under a mask that may change."""
+
+import numpy as np
+
+from fastfc import init
+from fastfc.arrays import immutable
+from fastfc.functional import linear, pack
+from fastfc.layers.affine import Affine, affine_vjp, data_of, default_bias, default_weight
+from fastfc.layers.arguments import float_dtype, fraction, size
+from fastfc.layers.sparse import SparseLinear, csr_structure, kept_cells
+from fastfc.module import Parameter
+from fastfc.sparse import CSR
+
+__all__ = ["MaskedLinear"]
+
+
+class MaskedLinear(Affine):
+    """Fully connected layer under a mask, ``y = act(x (mask ∘ W)ᵀ + b)``, with W and the mask dense.
+
+    What the mask hides has no influence on y and gets a gradient of 0, but keeps its value, for a mask that changes
+    during training. Once it is settled, `to_sparse` makes the layer that stores and multiplies only what is left.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool
+    sparsity : float in [0, 1]
+        Fraction of zeros in the mask, drawn uniformly without replacement as by `SparseLinear`; for no `mask`.
+    mask : array_like of bool, or of 0 and 1, (out_features, in_features), optional
+    activation, dtype, rng
+        As for `Linear`; the mask is drawn first.
+
+    Attributes
+    ----------
+    weight : Parameter, (out_features, in_features)
+    bias : Parameter, (out_features,), or None
+    mask : ndarray of bool, (out_features, in_features)
+        Read-only; assign another to change it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a size is no integer >= 0, `sparsity` is outside [0, 1], or the mask has another shape or values.
+
+    Notes
+    -----
+    ``state_dict`` holds the keys ``weight``, ``bias`` and ``mask``. ``mask ∘ W`` is computed in each pass in
+    training; in ``eval()`` once, which makes W, its product with the mask, and that packed.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> layer = fastfc.MaskedLinear(64, 128, sparsity=0.9, rng=0)
+    >>> layer
+    MaskedLinear(in_features=64, out_features=128, bias=True, kept=819)
+    >>> layer.mask = np.abs(layer.weight.data) > 0.1
+    >>> layer.to_sparse()(np.ones((32, 64), dtype=np.float32)).shape
+    (32, 128)
+    """
+
+    buffers = ("mask",)
+
+    def __init__(self, in_features, out_features, bias=True, *, sparsity=0.5, mask=None, activation=None,
+                 dtype=np.float32, rng=None):
+        self.in_features = inputs = size("MaskedLinear", "in_features", in_features)
+        self.out_features = outputs = size("MaskedLinear", "out_features", out_features)
+        self.activation = activation
+        sparsity = fraction("MaskedLinear", "sparsity", sparsity)
+        dtype, rng = float_dtype("MaskedLinear", dtype), init.generator(rng)
+        if mask is None:
+            mask = np.zeros(outputs * inputs, bool)
+            mask[kept_cells(outputs, inputs, sparsity, rng)] = True
+            mask = mask.reshape(outputs, inputs)
+        self._mask, self._made = self._checked(mask), (None, None)
+        self.weight = Parameter(default_weight(outputs, inputs, dtype, rng))
+        self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if bias else None
+
+    @property
+    def mask(self):
+        return self._mask
+
+    @mask.setter
+    def mask(self, mask):
+        self._mask = self._checked(mask)
+
+    def _checked(self, mask):
+        mask, shape = np.asarray(mask), (self.out_features, self.in_features)
+        if mask.dtype.kind not in "biuf":
+            raise TypeError(f"MaskedLinear: mask must be of bools or of 0 and 1, got {mask.dtype}")
+        if mask.shape != shape:
+            raise ValueError(f"MaskedLinear: mask must have shape {shape}, got {mask.shape}")
+        wrong = (mask != 0) & (mask != 1)
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise ValueError(f"MaskedLinear: mask{list(at)} is {mask[at]}, expected 0 or 1")
+        return immutable(mask.astype(bool))
+
+    def forward(self, x, activation):
+        return linear(x, self._effective().operand, data_of(self.bias), activation=activation)
+
+    def forward_vjp(self, x, activation):
+        effective, weight, mask = self._effective(), self.weight, self._mask
+        into = Gradient()
+        y, product_backward = affine_vjp(x, effective.operand, effective.data, into, self.bias, activation)
+
+        def backward(grad_y, needs_input_grad=True):
+            into.grad = None
+            grad_x = product_backward(grad_y, needs_input_grad)
+            weight.add_grad(times(into.grad, mask))
+            return grad_x
+
+        return y, backward
+
+    def _effective(self):
+        """A Parameter with the values mask ∘ W."""
+        weight, mask = self.weight.data, self._mask
+        if not self.weight.frozen:
+            return Parameter(times(weight, mask))
+        # Both arrays are immutable in eval(), so these very two make the same product. Two threads may both make it.
+        sources, effective = self._made
+        if sources is None or sources[0] is not weight or sources[1] is not mask:
+            effective = Parameter(times(weight, mask), packer=pack)
+            effective.freeze()
+            self._made = (weight, mask), effective
+        return effective
+
+    def to_sparse(self):
+        """Return a `SparseLinear` that stores what the mask keeps, with copies of the values and of the bias.
+
+        Raises
+        ------
+        ValueError
+            If the layer has an activation, which a `SparseLinear` has not.
+        """
+        if self.activation is not None:
+            raise ValueError(f"MaskedLinear.to_sparse(): a SparseLinear has no activation, this layer has "
+                             f"{self.activation!r}; put it after the layer")
+        kept = np.flatnonzero(self._mask)
+        csr = CSR(self.weight.data.reshape(-1)[kept], *csr_structure(kept, *self._mask.shape), self._mask.shape)
+        return SparseLinear.from_csr(csr, data_of(self.bias))
+
+    def _replace_buffers(self, arrays):
+        self._mask = arrays.get("mask", self._mask)
+
+    def __getstate__(self):
+        return {**vars(self), "_made": (None, None)}
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        self._mask = immutable(self._mask)
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, kept={int(self._mask.sum())}"
+
+
+def times(array, mask):
+    with np.errstate(invalid="ignore"):  # Inf · 0
+        return array * mask
+
+
+class Gradient:
+    """Where a product leaves the gradient of a weight that is computed from parameters."""
+
+    grad = None
