@@ -28,8 +28,8 @@ if X86:
 if NEON:
     TARGETS["neon"] = []
 DRIVERS = [
-    "activation", "dispatch", "dropout", "gemm", "linear", "loss", "memory", "norm", "packed", "probe", "reduce", "sparse",
-    "threads",
+    "activation", "dispatch", "dropout", "gemm", "linear", "loss", "memory", "norm", "packed", "probe", "reduce",
+    "sparse", "threads",
 ]
 
 

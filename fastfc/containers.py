@@ -16,7 +16,8 @@ class Sequential(Module):
     """Layers run one after the other.
 
     A `Linear` or `SparseLinear` without an activation and a `ReLU` after it run as one fused call, with the same
-    bits; so do a `Linear`, its activation if there is one, and a `LayerNorm` or `RMSNorm` of its outputs. Names in ``state_dict`` are ``"0.weight"``, ``"0.bias"`` and so on, as in torch.
+    bits; so do a `Linear`, its activation if there is one, and a `LayerNorm` or `RMSNorm` of its outputs. Names in
+    ``state_dict`` are ``"0.weight"``, ``"0.bias"`` and so on, as in torch.
 
     Parameters
     ----------

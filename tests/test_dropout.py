@@ -100,7 +100,7 @@ def test_p_of_0_and_1(isa, dtype):
 
 
 def test_frequencies():
-    """Of 10^6 elements, within 5 standard deviations: over all, each place in a group of 64, and neighbours together."""
+    """Of 10^6 elements, within 5 standard deviations: over all, each place in a group of 64, and pairs."""
     n, p = 1 << 20, 0.3
     layer = fastfc.Dropout(p, rng=7)
     drops = [layer(np.ones(n, np.float32)) == 0 for _ in range(2)]

@@ -52,7 +52,8 @@ class RowNorm(Module):
         if x.shape[-len(self.normalized_shape):] != self.normalized_shape:
             raise ValueError(f"{name}: the last axes of x must be {self.normalized_shape}, got shape {x.shape}")
         if self.weight is not None and x.dtype != self.weight.data.dtype:
-            raise TypeError(f"{name}: x is {x.dtype}, weight is {self.weight.data.dtype}; mixed dtypes are not converted")
+            expected = self.weight.data.dtype
+            raise TypeError(f"{name}: x is {x.dtype}, weight is {expected}; mixed dtypes are not converted")
         return contiguous(x)
 
     def __call__(self, x):
@@ -209,8 +210,9 @@ class LinearNorm:
     def _run(self, x, keep):
         linear, norm = self.linear, self.norm
         number, parameter = _activation("linear", self.activation)
-        return _core.linear_norm(x, linear.weight.operand, data_of(linear.bias), number, parameter, data_of(norm.weight),
-                                 data_of(norm.bias), norm.center, norm.eps, keep)
+        return _core.linear_norm(
+            x, linear.weight.operand, data_of(linear.bias), number, parameter, data_of(norm.weight), data_of(norm.bias),
+            norm.center, norm.eps, keep)
 
     def __call__(self, x):
         y = self._run(x, False)
