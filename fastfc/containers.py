@@ -81,7 +81,7 @@ class Sequential(Module):
                     continue
             if steps and type(layer) in NORMS:
                 last, activation = steps[-1]
-                if type(last) is Linear and LinearNorm.fits(last, layer):
+                if type(last) is Linear and layer.normalized_shape == (last.out_features,):
                     steps[-1] = LinearNorm(last, last.activation if activation is None else activation, layer), None
                     continue
             steps.append((layer, None))

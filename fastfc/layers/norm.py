@@ -202,11 +202,6 @@ class LinearNorm:
     def __init__(self, linear, activation, norm):
         self.linear, self.activation, self.norm = linear, activation, norm
 
-    @staticmethod
-    def fits(linear, norm):
-        shape, dtype = linear.weight.data.shape, linear.weight.data.dtype
-        return norm.normalized_shape == shape[:1] and (norm.weight is None or norm.weight.data.dtype == dtype)
-
     def _run(self, x, keep):
         linear, norm = self.linear, self.norm
         number, parameter = _activation("linear", self.activation)
