@@ -59,7 +59,7 @@ def test_every_word(isa, dtype, seed, call):
 
 
 def test_the_same_mask_for_threads_dtypes_and_targets(isa):
-    x = np.ones((130, 1021))
+    x = np.ones((1100, 1021))  # work enough to wake a thread
     expected = _core.dropout(x, 0.3, 5, 6)
     _core.select_isa(fastfc.available_isas()[0])
     with fastfc.num_threads(2):
