@@ -122,8 +122,8 @@ def norm_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, Py_ssize_
 def linear_norm(x, weight, cnp.ndarray bias, int activation, double parameter, cnp.ndarray gamma, cnp.ndarray beta, bint center, eps,
                 bint keep):
     """A linear layer, its activation and the norm of its rows: y, or with `keep` (y, h, z, mean, rstd), where h is what was
-    normalised and z the sum before the activation, if there is one. bias, gamma and beta fit the weight. None where x is
-    not a plain array that fits it: then the two layers run by themselves, and say what is wrong."""
+    normalised and z the sum before the activation, if there is one. bias fits the weight, beta fits gamma. None where x or
+    gamma do not fit the weight: then the two layers run by themselves, and say what is wrong."""
     cdef cnp.ndarray a, h, y, z = None, mean = None, rstd = None
     cdef fc_packed *packed = NULL
     cdef fc_matrix xm, wm, ym
@@ -147,7 +147,7 @@ def linear_norm(x, weight, cnp.ndarray bias, int activation, double parameter, c
         n, k = wm.rows, wm.cols
         if cnp.PyArray_TYPE(weight) != type_num:
             return None
-    if k != xm.cols or n == 0:
+    if k != xm.cols or n == 0 or (gamma is not None and (cnp.PyArray_TYPE(gamma) != type_num or cnp.PyArray_SIZE(gamma) != n)):
         return None
     y = h = empty_like_rows(a, n)
     if keep:

@@ -30,7 +30,8 @@ class Sequential(Module):
     """Layers run one after the other.
 
     A `Linear`, or another layer of its kind, without an activation and an activation layer after it run as one fused
-    call, with the same bits. Names in ``state_dict`` are ``"0.weight"``, ``"0.bias"`` and so on, as in torch.
+    call, with the same bits; so do a `Linear`, its activation if there is one, and a `LayerNorm` or `RMSNorm` of its
+    outputs. Names in ``state_dict`` are ``"0.weight"``, ``"0.bias"`` and so on, as in torch.
 
     Parameters
     ----------

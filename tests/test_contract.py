@@ -517,6 +517,11 @@ TESTS_OF_KERNELS = {
     "activation_grad": ["test_backward.test_relu_lets_pass_where_the_preactivation_is_positive_or_nan"],
     "gate": ["test_feedforward.test_gate_is_the_activation_times_the_factor"],
     "gate_grad": ["test_feedforward.test_gate_is_the_activation_times_the_factor"],
+    "norm": ["test_norm.test_values_and_gradients_within_the_bound"],
+    "norm_grad": ["test_norm.test_values_and_gradients_within_the_bound"],
+    "cross_entropy": ["test_losses.test_cross_entropy_with_every_option"],
+    "pointwise_loss": ["test_losses.test_pointwise_losses"],
+    "dropout": ["test_dropout.test_every_word"],
     "probe": ["test_runtime.test_probes"],
 }
 

@@ -59,7 +59,7 @@ def test_every_word(isa, dtype, seed, call):
 
 
 def test_the_same_mask_for_threads_dtypes_and_targets(isa):
-    x = np.ones((130, 1021))
+    x = np.ones((1100, 1021))  # work enough to wake a thread
     expected = _core.dropout(x, 0.3, 5, 6)
     _core.select_isa(fastfc.available_isas()[0])
     with fastfc.num_threads(2):
@@ -100,7 +100,7 @@ def test_p_of_0_and_1(isa, dtype):
 
 
 def test_frequencies():
-    """Of 10^6 elements, within 5 standard deviations: over all, each place in a group of 64, and neighbours together."""
+    """Of 10^6 elements, within 5 standard deviations: over all, each place in a group of 64, and pairs."""
     n, p = 1 << 20, 0.3
     layer = fastfc.Dropout(p, rng=7)
     drops = [layer(np.ones(n, np.float32)) == 0 for _ in range(2)]

@@ -87,5 +87,6 @@ def test_bce_weights(dtype, rng, reduction, weight, pos_weight):
     p = None if pos_weight is None else rng.random(pos_weight).astype(dtype) * 4
     ours = fastfc.BCEWithLogitsLoss(w, reduction=reduction, pos_weight=p)
     theirs = torch.nn.BCEWithLogitsLoss(
-        None if w is None else torch.from_numpy(w), reduction=reduction, pos_weight=None if p is None else torch.from_numpy(p))
+        None if w is None else torch.from_numpy(w), reduction=reduction,
+        pos_weight=None if p is None else torch.from_numpy(p))
     compare(ours, theirs, x, target, dtype, rng)

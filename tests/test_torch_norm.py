@@ -29,10 +29,13 @@ def pair(name, shape, dtype, rng, **options):
 
 
 @pytest.mark.parametrize("name, options", [
-    ("LayerNorm", {}), ("LayerNorm", {"bias": False}), ("LayerNorm", {"elementwise_affine": False}), ("LayerNorm", {"eps": 0.1}),
+    ("LayerNorm", {}), ("LayerNorm", {"bias": False}), ("LayerNorm", {"elementwise_affine": False}),
+    ("LayerNorm", {"eps": 0.1}),
     ("RMSNorm", {}), ("RMSNorm", {"elementwise_affine": False}), ("RMSNorm", {"eps": 0.1}),
 ])
-@pytest.mark.parametrize("shape, normalized", [((512, 768), 768), ((3, 4, 5), (4, 5)), ((7, 1), 1), ((33,), 33), ((0, 5), 5)])
+@pytest.mark.parametrize("shape, normalized", [
+    ((512, 768), 768), ((3, 4, 5), (4, 5)), ((7, 1), 1), ((33,), 33), ((0, 5), 5),
+])
 def test_norms(dtype, rng, name, options, shape, normalized):
     ours, theirs = pair(name, normalized, dtype, rng, **options)
     x, grad_y = (rng.standard_normal(shape).astype(dtype) for _ in range(2))

@@ -37,8 +37,8 @@ class Dropout(Module):
     -----
     What is dropped is a function of the seed, the number of the call and the element's index alone [1]_: it depends
     neither on threads, memory layout, dtype nor the CPU. So the backward pass makes the mask again, and nothing is
-    stored. The seed and the number of calls are part of pickles and deep copies, but not of ``state_dict``, which has no
-    entry for this layer, as in torch. Two threads that train one layer at the same time may see the same mask; in
+    stored. The seed and the number of calls are part of pickles and deep copies, but not of ``state_dict``, which has
+    no entry for this layer, as in torch. Two threads that train one layer at the same time may see the same mask; in
     ``eval()`` there is no state.
 
     References

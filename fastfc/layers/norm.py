@@ -54,7 +54,8 @@ class RowNorm(Module):
         if x.shape[-len(self.normalized_shape):] != self.normalized_shape:
             raise ValueError(f"{name}: the last axes of x must be {self.normalized_shape}, got shape {x.shape}")
         if self.weight is not None and x.dtype != self.weight.data.dtype:
-            raise TypeError(f"{name}: x is {x.dtype}, weight is {self.weight.data.dtype}; mixed dtypes are not converted")
+            expected = self.weight.data.dtype
+            raise TypeError(f"{name}: x is {x.dtype}, weight is {expected}; mixed dtypes are not converted")
         return contiguous(x)
 
     def __call__(self, x):

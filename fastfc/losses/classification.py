@@ -55,12 +55,13 @@ class LabelLoss(Loss):
 
 
 class CrossEntropyLoss(LabelLoss):
-    """Cross-entropy of softmax(logits) and the target, ``-Σⱼ q[j] log softmax(z)[j]`` for each row z of the logits, with
-    ``q[j] = weight[j] ((1 - s) p[j] + s / classes)``, s the label smoothing; p is the target's row, or 1 at the label and
-    0 elsewhere.
+    """Cross-entropy of softmax(logits) and the target: ``-Σⱼ q[j] log softmax(z)[j]`` for each row z of the logits,
+    with ``q[j] = weight[j] ((1 - s) p[j] + s / classes)``, s the label smoothing; p is the target's row, or 1 at the
+    label and 0 elsewhere.
 
-    The mean is over the rows, where targets are probabilities; over labels it is Σ loss / Σ weight[label], without those
-    that are ignored. NaN and Inf travel. The mean of an empty batch, or of one that is all ignored, is NaN, as in torch.
+    The mean is over the rows, where targets are probabilities; over labels it is Σ loss / Σ weight[label], without
+    those that are ignored. NaN and Inf travel. The mean of an empty batch, or of one that is all ignored, is NaN, as in
+    torch.
 
     Parameters
     ----------
@@ -83,8 +84,8 @@ class CrossEntropyLoss(LabelLoss):
     Logits: float32 or float64, (batch, classes). Target: integers in [0, classes), (batch,); or probabilities, of the
     logits' shape and dtype. See `fastfc.losses` for ``backward``.
 
-    Each row is read once, for its loss and its gradient; exp and log are fixed sequences of vector operations, sums run in
-    a fixed order: the same bits on any number of threads and every target with FMA.
+    Each row is read once, for its loss and its gradient; exp and log are fixed sequences of vector operations, sums run
+    in a fixed order: the same bits on any number of threads and every target with FMA.
 
     Examples
     --------
@@ -109,8 +110,8 @@ class CrossEntropyLoss(LabelLoss):
         if target.dtype.kind != "f" or target.ndim < 2:
             return z, self._labels(target, *z.shape), None, weight
         if self.ignore_index >= 0:
-            raise ValueError(f"CrossEntropyLoss: ignore_index is {self.ignore_index}, which targets that are probabilities "
-                             "don't have")
+            raise ValueError(f"CrossEntropyLoss: ignore_index is {self.ignore_index}, which targets that are "
+                             "probabilities don't have")
         if z.shape[1] == 0 and len(z):
             raise ValueError(f"CrossEntropyLoss: logits must have a class, got shape {z.shape}")
         return z, None, like("CrossEntropyLoss", "target", target, z, "logits"), weight

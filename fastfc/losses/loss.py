@@ -50,7 +50,7 @@ class Loss:
             return grad_value.reshape(value.shape + (1,) * (prediction.ndim - value.ndim))
         if grad_value is None:
             return None
-        if isinstance(grad_value, bool | np.bool_) or not isinstance(grad_value, int | float | np.integer | np.floating):
+        if not is_number(grad_value):
             raise TypeError(f"{name} backward: grad must be a number, got {type(grad_value).__name__}")
         return prediction.dtype.type(grad_value)
 
@@ -62,14 +62,19 @@ def like(name, argument, array, other, reference):
     """`array`, C-contiguous, if it has the dtype and shape of `other`."""
     float_array(name, argument, array)
     if array.dtype != other.dtype:
-        raise TypeError(f"{name}: {argument} is {array.dtype}, {reference} is {other.dtype}; mixed dtypes are not converted")
+        raise TypeError(f"{name}: {argument} is {array.dtype}, {reference} is {other.dtype}; "
+                        "mixed dtypes are not converted")
     if array.shape != other.shape:
         raise ValueError(f"{name}: {argument} must have shape {other.shape}, got {array.shape}")
     return contiguous(array)
 
 
+def is_number(value):
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+
+
 def number(name, argument, value, condition, expected):
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating):
+    if not is_number(value):
         raise TypeError(f"{name}(): {argument} must be a number, got {type(value).__name__}")
     if not condition(value):
         raise ValueError(f"{name}(): {argument} must be {expected}, got {value}")

@@ -114,7 +114,7 @@ class HuberLoss(PointwiseLoss):
 
 
 class SmoothL1Loss(PointwiseLoss):
-    """With ``d = pred - target``: ``d² / (2 beta)`` where ``|d| < beta``, else ``|d| - beta / 2``; `L1Loss` with beta 0.
+    """With ``d = pred - target``: ``d² / (2 beta)`` where ``|d| < beta``, else ``|d| - beta / 2``; beta 0: `L1Loss`.
 
     Parameters
     ----------

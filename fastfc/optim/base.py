@@ -110,7 +110,7 @@ class Optimizer:
         given, known = group["params"], self.params
         if isinstance(given, (set, frozenset)):
             raise TypeError(f"{where}: params must be in an order, got a {type(given).__name__}")
-        given = [given] if isinstance(given, (Parameter, UninitializedParameter)) else list(given)
+        given = [given] if isinstance(given, Parameter) else list(given)
         for i, parameter in enumerate(given):
             if isinstance(parameter, UninitializedParameter):
                 raise ValueError(f"{where}: params[{i}] is uninitialised; call the model on a first batch before")
