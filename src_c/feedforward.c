@@ -82,12 +82,12 @@ fc_status fc_feedforward_forward(fc_dtype dtype, const fc_matrix *x, const fc_fe
     ptrdiff_t h_row = width * size;
     if (h_row % 1024 == 0) h_row += 64; /* or rows would crowd into few sets of the caches */
     if (!x->rows) return FC_OK;
-    ptrdiff_t rows = h_row ? SCRATCH / (factors * h_row) : x->rows;
+    ptrdiff_t rows = SCRATCH / (factors * h_row);
     if (rows < LEAST_ROWS) rows = LEAST_ROWS;
     /* As even as can be: a last block of few rows would be a slow one. */
     const ptrdiff_t blocks = (x->rows + rows - 1) / rows;
     rows = (x->rows + blocks - 1) / blocks;
-    if (h_row && rows > PTRDIFF_MAX / factors / h_row) return FC_NO_MEMORY;
+    if (rows > PTRDIFF_MAX / factors / h_row) return FC_NO_MEMORY;
     char *h = fc_alloc((size_t)(rows * h_row * factors)), *factor = block->w3 ? h + rows * h_row : NULL;
     if (!h) return FC_NO_MEMORY;
 
