@@ -4,7 +4,7 @@
 #include "packed.h"
 #include "threads.h"
 
-/* act(z), or act(z) * factor, or its gradient, over rows of `width` elements without gaps: elementwise. */
+/* act(z), or act(z) * factor, or its gradient, elementwise, over rows of `width` elements. */
 typedef struct middle {
     const fc_kernels *kernels;
     fc_dtype dtype;
@@ -14,17 +14,17 @@ typedef struct middle {
     char *h;
     const char *grad;               /* of h; NULL: the forward pass */
     char *dz, *dfactor;
-    ptrdiff_t rows, width;
+    ptrdiff_t rows, width, row;     /* bytes from row to row */
     ptrdiff_t tall, wide, strips;   /* a unit is `tall` rows of one of `strips` strips of `wide` columns */
 } middle;
 
 static void run_middle(void *context, int thread, ptrdiff_t unit) {
     const middle *c = context;
-    const ptrdiff_t size = fc_size(c->dtype), row = unit / c->strips * c->tall, col = unit % c->strips * c->wide;
-    const ptrdiff_t end = c->rows - row < c->tall ? c->rows : row + c->tall, n = c->width - col < c->wide ? c->width - col : c->wide;
+    const ptrdiff_t begin = unit / c->strips * c->tall, end = c->rows - begin < c->tall ? c->rows : begin + c->tall;
+    const ptrdiff_t col = unit % c->strips * c->wide, n = c->width - col < c->wide ? c->width - col : c->wide;
     (void)thread;
-    for (ptrdiff_t r = row; r < end; r++) {
-        const ptrdiff_t skip = (r * c->width + col) * size;
+    for (ptrdiff_t r = begin; r < end; r++) {
+        const ptrdiff_t skip = r * c->row + col * fc_size(c->dtype);
         if (c->grad) {
             fc_gate_grad_job job = {
                 .grad = c->grad + skip, .z = c->z + skip, .factor = c->factor + skip, .dz = c->dz + skip,
@@ -78,14 +78,16 @@ enum { SCRATCH = 9 << 18, LEAST_ROWS = 64 };
 
 fc_status fc_feedforward_forward(fc_dtype dtype, const fc_matrix *x, const fc_feedforward *block, const fc_matrix *y,
                                  int threads) {
-    const ptrdiff_t size = fc_size(dtype), width = block->w1->n, h_row = width * size, factors = block->w3 ? 2 : 1;
+    const ptrdiff_t size = fc_size(dtype), width = block->w1->n, factors = block->w3 ? 2 : 1;
+    ptrdiff_t h_row = width * size;
+    if (h_row % 1024 == 0) h_row += 64; /* or rows would crowd into few sets of the caches */
     if (!x->rows) return FC_OK;
-    ptrdiff_t rows = h_row ? SCRATCH / (factors * h_row) : x->rows;
+    ptrdiff_t rows = SCRATCH / (factors * h_row);
     if (rows < LEAST_ROWS) rows = LEAST_ROWS;
     /* As even as can be: a last block of few rows would be a slow one. */
     const ptrdiff_t blocks = (x->rows + rows - 1) / rows;
     rows = (x->rows + blocks - 1) / blocks;
-    if (h_row && rows > PTRDIFF_MAX / factors / h_row) return FC_NO_MEMORY;
+    if (rows > PTRDIFF_MAX / factors / h_row) return FC_NO_MEMORY;
     char *h = fc_alloc((size_t)(rows * h_row * factors)), *factor = block->w3 ? h + rows * h_row : NULL;
     if (!h) return FC_NO_MEMORY;
 
@@ -101,7 +103,7 @@ fc_status fc_feedforward_forward(fc_dtype dtype, const fc_matrix *x, const fc_fe
         const fc_epilogue last = {.bias = block->b2, .y = (char *)y->data + row * y->row_stride, .y_row = y->row_stride};
         middle c = {
             .kernels = block->w1->kernels, .dtype = dtype, .activation = block->activation, .parameter = block->parameter,
-            .z = h, .factor = factor, .h = h, .rows = m, .width = width,
+            .z = h, .factor = factor, .h = h, .rows = m, .width = width, .row = h_row,
         };
         status = fc_linear_forward_packed(dtype, &part, block->w1, &z, threads);
         if (status == FC_OK && block->w3) status = fc_linear_forward_packed(dtype, &part, block->w3, &gate, threads);

@@ -1,6 +1,7 @@
 """Test data, and the sizes at which the code changes its ways."""
 
 import os
+import threading
 
 import numpy as np
 
@@ -84,3 +85,12 @@ def random_csr(rng, shape, dtype, density=0.3, *, index=np.int32, repeats=False,
     data[: indptr[-1]][::7] = 0
     data[indptr[-1] :] = np.nan
     return data, indices, indptr, shape
+
+
+def in_threads(count, work):
+    """Run work() on `count` threads at once."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

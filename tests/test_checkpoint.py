@@ -2,13 +2,12 @@
 
 import copy
 import pickle
-import threading
 import tracemalloc
 
 import numpy as np
 import pytest
 from reference import assert_same_bits
-from samples import gaussian
+from samples import gaussian, in_threads
 from test_layers import check_gradients, state_of
 
 import fastfc
@@ -138,11 +137,7 @@ def test_threads_may_share_it_in_eval(rng):
             if not (np.array_equal(y, y2) and np.array_equal(wrapped(x), y)):
                 wrong.append(1)
 
-    workers = [threading.Thread(target=work) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads(4, work)
     assert not wrong
     np.testing.assert_array_equal(wrapped.vjp(x)[1](x), expected)
     assert all(vars(module) == before for module, before in variables.items())
@@ -212,7 +207,7 @@ def test_peak_memory():
     """n segments hold n inputs, and in the backward pass the activations of one more segment; without, of all n."""
     rows, width, n = 2000, 16, 8
     x = np.ones((rows, width), np.float32)
-    unit = x.nbytes  # of a segment's input; its middle is twice as wide: one for relu's input, relu, dropout, and the rest
+    unit = x.nbytes  # of a segment's input; its middle is twice as wide, and there are several arrays of it
     held, peak = peak_of_a_step(model(fastfc.checkpoint, n, width=width, dtype=np.float32), x)
     all_held, all_peak = peak_of_a_step(model(lambda module: module, n, width=width, dtype=np.float32), x)
     slack = 100_000

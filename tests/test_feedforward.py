@@ -2,17 +2,18 @@
 
 import copy
 import pickle
+import runpy
 import subprocess
 import sys
 import textwrap
-import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from layouts import INPUTS
 from reference import assert_same_bits
-from samples import FMA_ISAS, gaussian, wild
+from samples import FMA_ISAS, gaussian, in_threads, wild
 from test_layers import check_gradients, state_of
 
 import fastfc
@@ -61,9 +62,10 @@ def default_threads():
 
 @GATED
 def test_bits_of_the_products_one_after_the_other(isa, dtype, threads, gated, rng):
-    """Widths around each edge of a panel, one numeric block and more of d_ff, rows around tiles."""
+    """Widths around each edge of a panel, one numeric block and more of d_ff, one whose rows are kept apart (256), rows
+    around tiles."""
     fastfc.set_num_threads(threads)
-    for d_model, d_ff in ((1, 1), (3, 5), (8, 31), (17, 64), (33, 193), (65, 400), (200, 129)):
+    for d_model, d_ff in ((1, 1), (3, 5), (8, 31), (17, 64), (33, 193), (65, 400), (200, 129), (9, 256)):
         block = make(d_model, d_ff, gated=gated, dtype=dtype).eval()
         for rows in (0, 1, 2, 3, 5, 6, 7, 8, 11, 12, 13, 15, 16, 17, 24, 31, 33, 65):
             x = gaussian(rng, (rows, d_model), dtype)
@@ -82,7 +84,8 @@ def test_bits_over_blocks_of_rows(isa, dtype, threads, gated, rng):
 
 
 @GATED
-@pytest.mark.parametrize("activation", [*ACTIVATIONS, None, ("leaky_relu", 0.3), ("elu", 1.7), ("softplus", 2.0)], ids=str)
+@pytest.mark.parametrize(
+    "activation", [*ACTIVATIONS, None, ("leaky_relu", 0.3), ("elu", 1.7), ("softplus", 2.0)], ids=str)
 def test_every_activation(isa, dtype, gated, activation, rng):
     block = make(9, 40, activation=activation, gated=gated, dtype=dtype).eval()
     for rows in (3, 40):
@@ -244,11 +247,7 @@ def test_threads_may_share_a_block_in_eval(rng):
                 if not np.array_equal(block(x), y):
                     wrong.append(x.shape)
 
-    workers = [threading.Thread(target=work) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads(4, work)
     assert not wrong
 
 
@@ -433,7 +432,7 @@ def test_the_intermediate_is_no_array_in_inference(gated, rows):
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_memory_beyond_the_result_is_under_4_MiB(activation, rows, threads):
-    """Resident memory, C's workspace included, of a process that has computed nothing of this size before."""
+    """Resident memory, C's workspace included, where an allocation never gets pages that were in use before."""
     script = f"""
         import numpy as np, fastfc
         def resident(field):
@@ -454,7 +453,7 @@ def test_memory_beyond_the_result_is_under_4_MiB(activation, rows, threads):
         """
     result = subprocess.run(
         [sys.executable, "-I", "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=100,
-        env={"FASTFC_NUM_THREADS": str(threads)})
+        env={"FASTFC_NUM_THREADS": str(threads), "MALLOC_MMAP_THRESHOLD_": str(1 << 16)})
     if "Permission" in result.stderr or "Errno" in result.stderr:
         pytest.skip("the peak of resident memory can't be set back here")
     assert result.returncode == 0, result.stderr
@@ -539,7 +538,8 @@ def test_names_of_gated_blocks(name, plain, rng):
 
 @GATED
 @pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda block: pickle.loads(pickle.dumps(block))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda block: pickle.loads(pickle.dumps(block))], ids=["copy", "pickle"])
 def test_copies_and_pickles_go_on_as_the_original(gated, mode, duplicate, rng):
     block = make(6, 20, 0.5, gated=gated, recompute=True)
     x = gaussian(rng, (4, 6), np.float32)
@@ -605,3 +605,21 @@ def test_wrong_x_is_refused(x, error, message, mode):
     for call in (block, block.vjp):
         with pytest.raises(error, match=message):
             call(x)
+
+
+# -- the example -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("with_torch", [False, True])
+def test_the_example_runs(with_torch, capsys):
+    if with_torch:
+        pytest.importorskip("torch", reason="the example compares with it")
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "feedforward.py"))
+    names = example["main"].__globals__
+    names["ROWS"] = (8,)
+    names["milliseconds"].__defaults__ = (0.0,)
+    if not with_torch:
+        names["torch_block"] = lambda: None
+    example["main"]()
+    said = capsys.readouterr().out
+    assert ("With torch's weights" in said) == with_torch and ("is left out" in said) != with_torch
+    assert "two bare products" in said and "workspace of 2.25 MiB" in said

@@ -31,10 +31,11 @@ def checkpoint(module):
 
     Notes
     -----
-    y and all gradients have the bits of the module's own. What a training call changes in the modules' attributes, such
-    as the number of calls by which `Dropout` draws its masks, is for the second forward pass put back to what it was
-    before the first, and afterwards is as if that pass had not been. Between the passes neither x nor the parameters may
-    be written into (see `fastfc.layers`).
+    y and all gradients have the bits of the module's own. What a training call changes in the modules' attributes,
+    such as the number of calls by which `Dropout` draws its masks, is for the second forward pass put back to what it
+    was before the first, and afterwards is as if that pass had not been. (A layer of your own that draws from a
+    Generator keeps its state elsewhere, and would draw anew.) Between the passes neither x nor the parameters may be
+    written into (see `fastfc.layers`).
 
     References
     ----------
@@ -87,8 +88,8 @@ def recomputed(module, forward, vjp, x):
 
 
 def _changing(module):
-    """What a call may change: in training the attributes, but for parameters and modules; in ``eval()`` nothing, so that
-    several threads may call."""
+    """What a call may change: in training the attributes, but for parameters and modules; in ``eval()`` nothing, so
+    that several threads may call."""
     if not module.training:
         return {"training": False}
     return _copied(module, {**vars(module), "training": True})

@@ -4,7 +4,7 @@ import numpy as np
 
 from fastfc import _core, init
 from fastfc.arrays import contiguous
-from fastfc.functional import _activation, _array, _rows, _same_dtype
+from fastfc.functional import _activation, _array, _rows
 from fastfc.layers.affine import Linear, data_of
 from fastfc.layers.arguments import float_array, float_dtype, size
 from fastfc.layers.checkpoint import recomputed
@@ -35,9 +35,8 @@ class FeedForward(Module):
     bias : bool
         Whether there are b1, b2 and b3.
     recompute : bool
-        True: training keeps x alone and computes the intermediate again in the backward pass, as `checkpoint` does, with
-        the same bits; it costs the forward pass once more, and saves two arrays of (..., d_ff), three when gated, and
-        one more with dropout.
+        True: training keeps x alone and computes the intermediate again in the backward pass, as `checkpoint` does,
+        with the same bits; it costs the forward pass once more, and saves two arrays of (..., d_ff), three when gated.
     dtype : float32 or float64
     rng : numpy.random.Generator, int or None
         Source of the initial values, which are those of `Linear`, and of the dropout's seed.
@@ -52,8 +51,8 @@ class FeedForward(Module):
     Raises
     ------
     TypeError, ValueError
-        If a size is no integer >= 0, `dropout` no number in [0, 1], `activation` unknown, a flag no bool, or `dtype` neither
-        float32 nor float64. A call raises what `fastfc.linear` raises.
+        If a size is no integer >= 0, `dropout` no number in [0, 1], `activation` unknown, a flag no bool, or `dtype`
+        neither float32 nor float64. A call raises what `fastfc.linear` raises.
 
     Notes
     -----
@@ -172,8 +171,8 @@ class FeedForward(Module):
         else:
             grad_h, z, factor = _alike(grad_h, z, factor)
             grad_z, grad_factor = np.empty_like(z), np.empty_like(z)
-            _core.gate_backward(
-                grad_h, z, factor, grad_z, grad_factor, *activation, _core.get_default_threads())
+            threads = _core.get_default_threads()
+            _core.gate_backward(grad_h, z, factor, grad_z, grad_factor, *activation, threads)
         return grad_z, grad_factor
 
     def extra_repr(self):
@@ -181,12 +180,12 @@ class FeedForward(Module):
 
 
 def _alike(*arrays):
-    """The arrays, contiguous, if they are of one dtype and shape: what other layers in place of w1, w2 or w3 gave may not
-    be."""
+    """The arrays, contiguous, if they are of one dtype and shape: what other layers in place of w1, w2 or w3 gave may
+    not be."""
     first = arrays[0]
     for array in arrays:
         float_array("FeedForward", "the intermediate", array)
         if array.shape != first.shape or array.dtype != first.dtype:
-            raise ValueError(f"FeedForward: w1 and w3 must give arrays of one shape and dtype, got {first.dtype} of shape "
-                             f"{first.shape} and {array.dtype} of shape {array.shape}")
+            raise ValueError(f"FeedForward: w1 and w3 must give arrays of one shape and dtype, got {first.dtype} of "
+                             f"shape {first.shape} and {array.dtype} of shape {array.shape}")
     return tuple(contiguous(array) for array in arrays)
