@@ -12,6 +12,7 @@ _runtime.start()
 from fastfc import activations, init, optim  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
+from fastfc.io import load, save  # noqa: E402
 from fastfc.layers import Linear, ReLU, SparseLinear  # noqa: E402
 from fastfc.losses import CrossEntropyLoss  # noqa: E402
 from fastfc.module import Module, Parameter  # noqa: E402
@@ -24,12 +25,15 @@ from fastfc.runtime import (  # noqa: E402
     show_config,
 )
 from fastfc.sparse import CSR  # noqa: E402
+from fastfc.training import History, NonFiniteLoss, fit  # noqa: E402
 
 __all__ = [
     "CSR",
     "CrossEntropyLoss",
+    "History",
     "Linear",
     "Module",
+    "NonFiniteLoss",
     "PackedWeight",
     "Parameter",
     "ReLU",
@@ -39,13 +43,16 @@ __all__ = [
     "activations",
     "available_isas",
     "current_isa",
+    "fit",
     "get_num_threads",
     "init",
     "linear",
     "linear_backward",
+    "load",
     "num_threads",
     "optim",
     "pack",
+    "save",
     "set_num_threads",
     "show_config",
 ]
