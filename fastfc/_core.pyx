@@ -470,7 +470,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     array([[1., 0., 3.],
            [3., 0., 7.]], dtype=float32)
     """
-    cdef cnp.ndarray a, w, y, b, r
+    cdef cnp.ndarray a, w, y, z = None
     cdef PackedWeight p = None
     cdef fc_matrix xm, wm
     cdef fc_epilogue e
@@ -479,7 +479,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     cdef Py_ssize_t n = 0, k = -1
     cdef int team, type_num
     cdef tuple act
-    if not (type(x) is cnp.ndarray and return_preactivation is False and is_count(threads) and
+    if not (type(x) is cnp.ndarray and type(return_preactivation) is bool and is_count(threads) and
             (activation is None or (type(activation) is str and activation in _activations))):
         return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
     a = x
@@ -531,6 +531,10 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     e.y_row = n * cnp.PyArray_ITEMSIZE(a)
     e.z = NULL
     e.z_row = 0
+    if return_preactivation is True:
+        z = empty_like_rows(a, n)
+        e.z = cnp.PyArray_DATA(z)
+        e.z_row = e.y_row
     dt = FC_F32 if type_num == cnp.NPY_FLOAT else FC_F64
     team = _default_threads if threads is None else threads
     # Handing the GIL over costs more than a small product takes.
@@ -547,7 +551,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
             status = fc_linear_forward(dt, &xm, &wm, &e, team)
     if status != FC_OK:
         raise MemoryError("linear(): no memory for workspace")
-    return y
+    return y if z is None else (y, z)
 
 
 cdef object _functional_module = None
@@ -796,7 +800,9 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
         common = common and (out[0] is None or out[1] is None or not may_overlap(out[0], out[1])) and \
             (out[0] is None or out[2] is None or not may_overlap(out[0], out[2])) and \
             (out[1] is None or out[2] is None or not may_overlap(out[1], out[2]))
-    # Accumulating into one of gw and gb only is for Python to sort out.
+    # Accumulating into nothing is setting; into one of gw and gb only is for Python to sort out.
+    if common and accumulate and out[1] is None and out[2] is None:
+        accumulate = False
     if common and accumulate and ((want & _GW and out[1] is None) or (want & _GB and out[2] is None)):
         common = False
     if not common:

@@ -60,7 +60,8 @@ def test_any_array_under_any_name(tmp_path, suffix):
     state = {
         "file": grid, "a b/c": grid.T, "strided": grid[::2, ::-3], "scalar": np.float32(3), "empty": np.zeros((0, 3)),
         "nan": np.array([np.nan, -0.0, np.inf]), "arr_0": np.array([True, False]),
-        "длинно": np.arange(3, dtype=np.int8), "big-endian": np.arange(3, dtype=">i4"), "no axis": np.array(7, np.uint64), "list": [1.0, 2.0],
+        "длинно": np.arange(3, dtype=np.int8), "big-endian": np.arange(3, dtype=">i4"),
+        "no axis": np.array(7, np.uint64), "list": [1.0, 2.0],
     }  # fmt: skip
     fastfc.save(tmp_path / f"x.{suffix}", state)
     back = fastfc.load(tmp_path / f"x.{suffix}")
