@@ -33,6 +33,22 @@ def fastfc_step(case: Case, data: Data):
     return step, lambda: [parameter.data for parameter in model.parameters()]
 
 
+def fastfc_block(case: Case, data: Data):
+    """The block of a case in ``eval()``, with the weights of the data."""
+    import fastfc
+
+    if case.kind == "feedforward":
+        block = fastfc.FeedForward(case.k, *case.hidden, dropout=0.0)
+        names = ("w1.weight", "w1.bias", "w2.weight", "w2.bias")
+        arrays = [array for pair in zip(data.weights, data.biases, strict=True) for array in pair]
+    else:
+        block = fastfc.Sequential(fastfc.Linear(case.k, case.n), fastfc.LayerNorm(case.n))
+        names = ("0.weight", "0.bias", "1.weight", "1.bias")
+        arrays = [data.w, data.b, np.ones(case.n, case.dtype), np.zeros(case.n, case.dtype)]
+    block.load_state_dict(dict(zip(names, arrays, strict=True)))
+    return block.eval()
+
+
 #: Elements that numpy's optimiser works on at a time: what it does to them in several passes stays in L2.
 CHUNK = 1 << 15
 
@@ -140,7 +156,8 @@ def torch_step(case: Case, data: Data, compiled: bool = False):
             layers[-2].weight.copy_(torch.from_numpy(w))
             layers[-2].bias.copy_(torch.from_numpy(b))
     model = torch.nn.Sequential(*layers[:-1])
-    x, target, cross_entropy = torch.from_numpy(data.x), torch.from_numpy(data.target), torch.nn.functional.cross_entropy
+    x, target = torch.from_numpy(data.x), torch.from_numpy(data.target)
+    cross_entropy = torch.nn.functional.cross_entropy
     kind = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[case.optimizer]
     optimizer = kind(model.parameters(), fused=True, **OPTIMIZERS[case.optimizer])
 
@@ -168,8 +185,9 @@ def reference(case: Case, data: Data, steps: int) -> list[np.ndarray]:
     for step in range(1, steps + 1):
         activations = [x]
         for w, b in zip(parameters[::2], parameters[1::2], strict=True):
-            activations.append(np.maximum(activations[-1] @ w.T + b, 0 if len(activations) < len(case.widths) - 1 else -np.inf))
-        z = activations.pop()
+            z = activations[-1] @ w.T + b
+            activations.append(np.maximum(z, 0))
+        activations.pop()
         e = np.exp(z - z.max(1, keepdims=True))
         g = e / e.sum(1, keepdims=True)
         g[np.arange(case.m), data.target] -= 1
