@@ -27,7 +27,8 @@ if X86:
     TARGETS["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"]
 if NEON:
     TARGETS["neon"] = []
-DRIVERS = ["activation", "dispatch", "gemm", "linear", "memory", "packed", "probe", "reduce", "sparse", "threads"]
+DRIVERS = ["activation", "dispatch", "gemm", "linear", "memory", "optim", "packed", "probe", "reduce", "sparse",
+           "threads"]
 
 
 class build_kernels(build_ext):

@@ -10,6 +10,7 @@ from fastfc._version import __version__
 _runtime.start()
 
 from fastfc import activations, init, optim  # noqa: E402
+from fastfc.clip import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
 from fastfc.io import load, save  # noqa: E402
@@ -25,6 +26,7 @@ from fastfc.runtime import (  # noqa: E402
     show_config,
 )
 from fastfc.sparse import CSR  # noqa: E402
+from fastfc.sparse_grad import SparseGrad  # noqa: E402
 from fastfc.training import History, NonFiniteLoss, fit  # noqa: E402
 
 __all__ = [
@@ -38,10 +40,13 @@ __all__ = [
     "Parameter",
     "ReLU",
     "Sequential",
+    "SparseGrad",
     "SparseLinear",
     "__version__",
     "activations",
     "available_isas",
+    "clip_grad_norm_",
+    "clip_grad_value_",
     "current_isa",
     "fit",
     "get_num_threads",

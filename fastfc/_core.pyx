@@ -856,3 +856,6 @@ def activation_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, cnp
     cdef void *target = cnp.PyArray_DATA(gx)
     with nogil:
         fc_activation_backward(dt, <fc_activation>activation, parameter, grad, source, target, n, threads)
+
+
+include "_optim.pxi"

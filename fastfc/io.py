@@ -12,9 +12,11 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from fastfc.module import Module
+from fastfc.optim import Optimizer
 
 __all__ = ["load", "save"]
 
+GROUPS = "param_groups"  # of an optimiser, JSON in the metadata
 METADATA = "__metadata__"  # safetensors reserves the name; in an .npz it is one more array, JSON in bytes
 
 # bfloat16 without ml_dtypes: two bytes that numpy knows nothing about. So does numpy read them back from an .npz.
@@ -47,8 +49,8 @@ def save(path, state, *, metadata=None):
     path : path ending in ``.safetensors`` or ``.npz``
         The first needs the package safetensors (``pip install fastfc[safetensors]``), and is what torch, transformers
         and others read; the second numpy only, and is what ``numpy.load`` reads.
-    state : Module, or mapping from str to array
-        A module stands for its ``state_dict()``. Arrays of float16, float32, float64, bfloat16 (of ml_dtypes),
+    state : Module, Optimizer, or mapping from str to array
+        The first two stand for their ``state_dict()``. Arrays of float16, float32, float64, bfloat16 (of ml_dtypes),
         integers or bool, and CPU tensors that ``numpy.asarray`` takes.
     metadata : mapping from str to str, optional
         What else is worth keeping, such as the version of the data.
@@ -78,14 +80,17 @@ def save(path, state, *, metadata=None):
     LoadResult(missing_keys=[], unexpected_keys=[])
     """
     path, write = os.fsdecode(path), _format("save", path)[0]
-    if isinstance(state, Module):
-        state = state.state_dict()
-    if not isinstance(state, Mapping):
-        raise TypeError(f"save(): state must be a Module or a mapping from str to array, got {type(state).__name__}")
-    arrays = {_name(name): _native(name, value) for name, value in state.items()}
     metadata = {} if metadata is None else metadata
     if not (isinstance(metadata, Mapping) and all(isinstance(text, str) for pair in metadata.items() for text in pair)):
         raise TypeError(f"save(): metadata must be a mapping from str to str, got {metadata!r}")
+    if isinstance(state, Module):
+        state = state.state_dict()
+    elif isinstance(state, Optimizer):
+        state, metadata = _flattened(state.state_dict(), metadata)
+    if not isinstance(state, Mapping):
+        raise TypeError(f"save(): state must be a Module, an Optimizer or a mapping from str to array, "
+                        f"got {type(state).__name__}")
+    arrays = {_name(name): _native(name, value) for name, value in state.items()}
     with _replacing(path) as partial:
         write(partial, arrays, dict(metadata))
 
@@ -103,7 +108,8 @@ def load(path, *, keep_dtype=False):
     Returns
     -------
     dict from str to ndarray
-        For ``model.load_state_dict``; its attribute ``metadata`` is a dict of strings.
+        For ``model.load_state_dict``; its attribute ``metadata`` is a dict of strings. Of an optimiser's file, what
+        its ``state_dict`` returned.
 
     Raises
     ------
@@ -127,7 +133,8 @@ def load(path, *, keep_dtype=False):
     path, read = os.fsdecode(path), _format("load", path)[1]
     with open(path, "rb") as file:
         arrays, metadata = read(path, file, os.fstat(file.fileno()).st_size)
-    return State({name: _widened(array, keep_dtype) for name, array in arrays.items()}, metadata)
+    arrays = {name: _widened(array, keep_dtype) for name, array in arrays.items()}
+    return State(_nested(path, arrays, metadata) if GROUPS in metadata else arrays, metadata)
 
 
 def _format(function, path):
@@ -171,6 +178,27 @@ def _needed(module, function, what):
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{function}: {what} needs {module}: pip install {module}") from error
+
+
+def _flattened(state, metadata):
+    """State and metadata for an optimiser: "0.exp_avg" for the arrays, JSON for the options."""
+    import json
+
+    arrays = {f"{i}.{name}": value for i, slots in state["state"].items() for name, value in slots.items()}
+    return arrays, {**metadata, GROUPS: json.dumps(state[GROUPS])}
+
+
+def _nested(path, arrays, metadata):
+    import json
+
+    try:
+        groups, state = json.loads(metadata[GROUPS]), {}
+        for name, array in arrays.items():
+            i, slot = name.split(".", 1)
+            state.setdefault(int(i), {})[slot] = array
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"load(): {path}: not the state of an optimiser: {error}") from None
+    return {"state": state, GROUPS: groups}
 
 
 @contextmanager

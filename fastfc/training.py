@@ -52,7 +52,7 @@ class History:
 
     ``history["loss"]`` is the column of that name, ``history[-1]`` the last epoch as a dict, ``len(history)`` the
     number of epochs. Columns: ``epoch``, ``loss`` (mean over the epoch's batches, each with the weights that it met),
-    ``val_loss`` and the metrics if there are validation data, ``lr`` if there is a schedule, ``seconds``.
+    ``val_loss`` and the metrics if there are validation data, ``lr`` (of the first parameter group) if there is a schedule, ``seconds``.
 
     Attributes
     ----------
@@ -141,6 +141,7 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
         With validation data or patience, the model ends with the weights of the best epoch, however training ends
         (one copy of them is kept). False: with the last.
     schedule : learning rate schedule of `fastfc.optim`, optional
+        A `ReduceLROnPlateau` is given the loss that `patience` watches.
     schedule_each : "epoch" or "step"
         When ``schedule.step()`` is called.
     clip_norm : float > 0, optional
@@ -203,6 +204,9 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
         raise ValueError(f"fit(): clip_norm must be > 0, got {clip_norm}")
     if schedule_each not in ("epoch", "step"):
         raise ValueError(f"fit(): schedule_each must be 'epoch' or 'step', got {schedule_each!r}")
+    plateau = isinstance(schedule, optim.ReduceLROnPlateau)
+    if plateau and schedule_each == "step":
+        raise ValueError("fit(): a ReduceLROnPlateau goes by the loss of an epoch, schedule_each must be 'epoch'")
     reduction = getattr(loss, "reduction", "mean")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"fit(): loss must be one number, its reduction is {reduction!r}")
@@ -222,8 +226,7 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
     rng = init.generator(rng)
 
     gather_x, gather_y = _gatherer(x, batch_size), _gatherer(y, batch_size)
-    samples, parameters = len(y), list(model.parameters())
-    batches = -(-samples // batch_size)
+    samples, batches = len(y), -(-len(y) // batch_size)
     history, best = History(), _Best(model, min_delta, restore_best and (patience or validation_data) is not None)
     was_training = model.training
     if not was_training:
@@ -252,7 +255,7 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
             seen += count
             if (batch + 1) % accumulate == 0 or batch + 1 == batches:
                 if clip_norm is not None:
-                    norm = float(optim.clip_grad_norm_(parameters, clip_norm))
+                    norm = float(optim.clip_grad_norm_(model.parameters(), clip_norm))
                     if not math.isfinite(norm):
                         raise NonFiniteLoss(f"fit(): the norm of the gradients is {norm} in epoch {epoch}, "
                                             f"batch {batch + 1} of {batches}", epoch, batch + 1, history)
@@ -275,9 +278,9 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
                     row |= _evaluate(model, loss, metrics, *validation_data, max(batch_size, VALIDATION_ROWS))
                 watched = row.get("val_loss", row["loss"])
                 if schedule is not None:
-                    row["lr"] = optimizer.lr
+                    row["lr"] = optimizer.param_groups[0]["lr"]
                     if schedule_each == "epoch":
-                        schedule.step()
+                        schedule.step(*[watched] if plateau else [])
                 row["seconds"] = time.perf_counter() - start
                 history.rows.append(row)
                 best.see(epoch, watched)

@@ -171,6 +171,46 @@ void fc_activation_forward(fc_dtype dtype, fc_activation activation, double para
 void fc_activation_backward(fc_dtype dtype, fc_activation activation, double parameter, const void *grad, const void *x,
                             void *dst, ptrdiff_t n, int threads);
 
+/* ---- Optimisers ---------------------------------------------------------------------------------------------------
+ * One call does a whole step: every tensor of the list is updated, element by element, in one pass over its arrays. With
+ * g = sign * grad (+ decay * w, if decay is not 0), and states called by their place (s0, s1, s2; NULL where in brackets):
+ *
+ *   FC_SGD       [s0 = momentum * s0 + fresh * g;  g = s0, or with nesterov g + momentum * s0]
+ *                w = w - lr * g
+ *   FC_ADAM      s0 = beta1 * s0 + (1 - beta1) * g;  s1 = beta2 * s1 + (1 - beta2) * g^2;  [v = s2 = max(s2, s1), else s1]
+ *                w = shrink * w - lr * s0 / (scale * sqrt(v) + eps)
+ *   FC_ADAGRAD   s0 = s0 + g^2
+ *                w = w - lr * g / (sqrt(s0) + eps)
+ *   FC_RMSPROP   s0 = beta2 * s0 + (1 - beta2) * g^2;  [s1 = beta2 * s1 + (1 - beta2) * g;  v = max(s0 - s1^2, 0), else s0]
+ *                g = g / (sqrt(v) + eps);  [s2 = momentum * s2 + g;  g = s2]
+ *                w = w - lr * g
+ *   FC_SCALE     w = shrink * w
+ *   FC_CLAMP     w = -limit where w < -limit, limit where w > limit, w elsewhere (and for NaN)
+ *
+ * Each is one fixed sequence of roundings (kernels/optim.inc), so threads, places and FMA targets do not change a bit. */
+typedef enum fc_rule_kind { FC_SGD = 0, FC_ADAM, FC_ADAGRAD, FC_RMSPROP, FC_SCALE, FC_CLAMP } fc_rule_kind;
+typedef struct fc_rule {
+    fc_rule_kind kind;
+    int nesterov;
+    double sign, lr, decay, shrink, momentum, fresh, beta1, beta2, eps, scale, limit;
+} fc_rule;
+typedef struct fc_tensor {
+    fc_dtype dtype;
+    fc_rule rule;
+    void *w;                /* n contiguous elements, like the others */
+    const void *grad;       /* may be w; FC_SCALE and FC_CLAMP have none */
+    void *state[3];
+    ptrdiff_t n;
+    const int64_t *rows;    /* NULL, or n / dim rows, none twice: grad row i, dim elements, belongs to row rows[i] of w and */
+    ptrdiff_t dim;          /* the states, of which no other is touched */
+    ptrdiff_t unit;         /* the library's own */
+} fc_tensor;
+/* Arrays of different tensors do not overlap, but for grads. */
+void fc_update(fc_tensor *tensors, ptrdiff_t count, int threads);
+/* *sum = sum over all elements of all w of (scale * w)^2, in float64: blocks of 8192 elements, counted from the beginning of
+ * each tensor, on 16 virtual lanes (kernels.h), added in order. */
+fc_status fc_square_sum(fc_tensor *tensors, ptrdiff_t count, double scale, double *sum, int threads);
+
 /* ---- The machine's limits, for benchmarks ------------------------------------------------------------------------- */
 
 /* The most flops per second of FMA chains in registers, over windows of `window` seconds within `seconds`. */

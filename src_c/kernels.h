@@ -116,6 +116,23 @@ typedef struct fc_activation_grad_job {
     double parameter;
 } fc_activation_grad_job;
 
+/* update: what fc_update says of one tensor, for n contiguous elements of it. */
+typedef struct fc_update_job {
+    const fc_rule *rule;
+    void *w;
+    const void *grad;
+    void *state[3];
+    ptrdiff_t n;
+} fc_update_job;
+
+/* square_sum: sum over the n elements of (scale * x)^2 in float64: 16 virtual lanes (lane l sums x[l mod 16], in order, from
+ * +0; the end is padded with +0), then the tree of halves 8, 4, 2, 1. */
+typedef struct fc_square_sum_job {
+    const void *x;
+    ptrdiff_t n;
+    double scale, sum;        /* sum: out */
+} fc_square_sum_job;
+
 typedef struct fc_probe_job {
     const void *buffer;       /* read: count elements, contiguous; fma: NULL, count iterations */
     ptrdiff_t count;

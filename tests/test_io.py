@@ -117,6 +117,40 @@ def test_the_library_reads_what_is_written_and_the_other_way_round(tmp_path):
     same(dict(fastfc.load(tmp_path / "b.safetensors")), model.state_dict())
 
 
+@ALL_FORMATS
+@pytest.mark.parametrize("kind", ["SGD", "AdamW", "RMSprop"])
+def test_an_optimiser_goes_on_where_it_was_saved(tmp_path, suffix, kind):
+    options = {"SGD": {"lr": 0.1, "momentum": 0.9}, "AdamW": {"betas": (0.8, 0.9)}, "RMSprop": {"momentum": 0.5}}[kind]
+    results = []
+    for saved in (False, True):
+        model = fastfc.Linear(5, 4, rng=0)
+        first, second = ([p] for p in model.parameters())
+        opt = getattr(fastfc.optim, kind)([{"params": first}, {"params": second, "lr": 0.01}], **options)
+        schedule = fastfc.optim.StepLR(opt, 2)
+        rng = np.random.default_rng(1)
+        for step in range(6):
+            if saved and step == 3:
+                fastfc.save(tmp_path / f"opt.{suffix}", opt, metadata={"step": "3"})
+                opt = getattr(fastfc.optim, kind)([{"params": first}, {"params": second}])
+                state = fastfc.load(tmp_path / f"opt.{suffix}")
+                assert state.metadata["step"] == "3"
+                opt.load_state_dict(state)
+                schedule.optimizer = opt
+            for p in model.parameters():
+                p.grad = rng.standard_normal(p.data.shape, dtype=np.float32)
+            opt.step()
+            schedule.step()
+        results.append({name: array.tobytes() for name, array in model.state_dict().items()})
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(("arrays", "groups"), [({"a": 1.0}, "[]"), ({"x.y": 1.0}, "[]"), ({}, "["), ({}, "[" * 10**6)])
+def test_a_file_that_is_no_optimisers(tmp_path, arrays, groups):
+    path = tmp_path / "x.npz"
+    fastfc.save(path, arrays, metadata={"param_groups": groups})
+    refused(path, "not the state of an optimiser")
+
+
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 @ALL_FORMATS
@@ -157,7 +191,7 @@ def test_a_new_file_takes_the_place_and_the_rights_of_the_old(tmp_path, suffix):
 @pytest.mark.parametrize(("path", "state", "options", "error", "message"), [
     ("x.pt", {}, {}, ValueError, r"save\(\): path must end in .safetensors or .npz, got '.*x.pt'"),
     ("x", {}, {}, ValueError, r"path must end in"),
-    ("x.npz", [np.ones(3)], {}, TypeError, r"state must be a Module or a mapping.*got list"),
+    ("x.npz", [np.ones(3)], {}, TypeError, r"state must be a Module, an Optimizer or a mapping.*got list"),
     ("x.npz", {"a": np.ones(3, complex)}, {}, TypeError, r"a must be of float16.*got complex128"),
     ("x.npz", {"a": object()}, {}, TypeError, r"a must be of float16.*got object"),
     ("x.npz", {"a": "text"}, {}, TypeError, r"a must be of float16.*got <U4"),

@@ -466,6 +466,51 @@ def test_a_schedule_steps_each_epoch_or_each_step(each, calls, rates):
         assert history["lr"] == rates
 
 
+@pytest.mark.parametrize("validate", [False, True])
+def test_a_plateau_is_told_the_loss_that_counts(validate):
+    x, y = problem()
+    model, told = net(), []
+
+    class Spy(fastfc.optim.ReduceLROnPlateau):
+        def step(self, metrics):
+            told.append(metrics)
+            super().step(metrics)
+
+    optimizer = sgd(model)
+    _, history = run(model, optimizer=optimizer, schedule=Spy(optimizer), validation_data=(x, y) if validate else None)
+    assert told == history["val_loss" if validate else "loss"]
+    with pytest.raises(ValueError, match="goes by the loss of an epoch"):
+        run(model, optimizer=optimizer, schedule=Spy(optimizer), schedule_each="step")
+
+
+def test_gradients_are_clipped_before_each_step():
+    x, y = problem(64)
+    norms = []
+
+    class Spy(fastfc.optim.SGD):
+        def step(self):
+            norms.append(np.sqrt(sum(float((p.grad**2).sum()) for p in self.params)))
+            super().step()
+
+    for clip in (None, 0.01):
+        model = net()
+        run(model, x, y, optimizer=Spy(model.parameters(), lr=0.1), epochs=1, clip_norm=clip)
+    assert max(norms[4:]) <= 0.01 * (1 + 1e-6) < min(norms[:4])
+
+
+def test_a_norm_that_is_not_finite_stops_before_the_step():
+    class Spoilt(fastfc.CrossEntropyLoss):
+        def vjp(self, logits, target):
+            value, backward = super().vjp(logits, target)
+            return value, lambda: backward() * np.float32(np.nan)
+
+    model = net()
+    before = bits(model)
+    with pytest.raises(fastfc.NonFiniteLoss, match="the norm of the gradients is nan in epoch 1, batch 1 of 7"):
+        run(model, loss=Spoilt(), clip_norm=1.0)
+    assert bits(model) == before
+
+
 def test_lines_without_tqdm(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     x, y = problem()

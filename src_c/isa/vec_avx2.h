@@ -68,6 +68,11 @@ FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) { return _mm256_castsi256_pd(_mm256_slli
 FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fnmadd_ps(a, b, c); }
 FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fnmadd_pd(a, b, c); }
 
+FC_INLINE vec_f32 v_sqrt_f32(vec_f32 v) { return _mm256_sqrt_ps(v); }
+FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return _mm256_sqrt_pd(v); }
+FC_INLINE vec_f64 v_widen_f32(const void *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
+FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
+
 FC_INLINE __m256 rows_f32(const char *p, ptrdiff_t row) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)p)),
                                 _mm_loadu_ps((const float *)(p + 4 * row)), 1);

@@ -53,6 +53,11 @@ FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) { return _mm512_castsi512_pd(_mm512_slli
 FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm512_fnmadd_ps(a, b, c); }
 FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm512_fnmadd_pd(a, b, c); }
 
+FC_INLINE vec_f32 v_sqrt_f32(vec_f32 v) { return _mm512_sqrt_ps(v); }
+FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return _mm512_sqrt_pd(v); }
+FC_INLINE vec_f64 v_widen_f32(const void *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
+FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
+
 /* Blocks of 16 by 16 and 8 by 8: every row gives one whole line, so rows whose addresses fall into one L1 set (a
  * stride of 4096 bytes) are read once all the same. First 4 by 4 (2 by 2) inside the lanes of 128 bits, then the lanes. */
 enum { TRANSPOSE_f32 = 16, TRANSPOSE_f64 = 8 };

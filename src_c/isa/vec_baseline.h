@@ -63,6 +63,16 @@ FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) {
     const vec_f64 ca = a * 134217729.0, cb = b * 134217729.0, ah = ca - (ca - a), bh = cb - (cb - b), al = a - ah, bl = b - bh;
     return (((c - ah * bh) - ah * bl) - al * bh) - al * bl;
 }
+FC_INLINE vec_f32 v_sqrt_f32(vec_f32 v) {
+    return (vec_f32){__builtin_sqrtf(v[0]), __builtin_sqrtf(v[1]), __builtin_sqrtf(v[2]), __builtin_sqrtf(v[3])};
+}
+FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return (vec_f64){__builtin_sqrt(v[0]), __builtin_sqrt(v[1])}; }
+FC_INLINE vec_f64 v_widen_f32(const void *p) {
+    float v[2];
+    memcpy(v, p, sizeof v);
+    return (vec_f64){(double)v[0], (double)v[1]};
+}
+FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
 
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {

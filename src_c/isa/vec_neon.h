@@ -56,6 +56,10 @@ FC_INLINE vec_f32 v_pow2_f32(vec_f32 b) { return vreinterpretq_f32_u32(vshlq_n_u
 FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) { return vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(b), 52)); }
 FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return vfmsq_f32(c, a, b); }
 FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return vfmsq_f64(c, a, b); }
+FC_INLINE vec_f32 v_sqrt_f32(vec_f32 v) { return vsqrtq_f32(v); }
+FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return vsqrtq_f64(v); }
+FC_INLINE vec_f64 v_widen_f32(const void *p) { return vcvt_f64_f32(vreinterpret_f32_u8(vld1_u8(p))); }
+FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
 
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {

@@ -53,6 +53,10 @@ FC_INLINE vec_f64 v_pow2_f64(vec_f64 b) {
 }
 FC_INLINE vec_f32 v_residue_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return fmaf(-a, b, c); }
 FC_INLINE vec_f64 v_residue_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return fma(-a, b, c); }
+FC_INLINE vec_f32 v_sqrt_f32(vec_f32 v) { return sqrtf(v); }
+FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return sqrt(v); }
+FC_INLINE vec_f64 v_widen_f32(const void *p) { return v_load_f32(p); }
+FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
 
 enum { TRANSPOSE_f32 = 1, TRANSPOSE_f64 = 1 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {

@@ -13,6 +13,8 @@
  *   v_copysign(v, s)          v, whose sign is +, with the sign of s
  *   v_pow2(b)                 2^n for b = n + POW2_BIAS (activation_constants.h), n within the normal exponents
  *   v_residue(a, b, c)        c - a*b, rounded once on every target, where c is a*b but for an ulp or so
+ *   v_sqrt(v)                 rounded correctly
+ *   v_widen(p)                VL_f64 elements of the dtype as a vector of float64
  *   v_transpose(src, row, t)  lane j of t[i] = element i of row j of src: VL rows, `row` bytes apart, TRANSPOSE elements
  *                             of each
  *   ROWS_1 .. ROWS_4          the most rows of a register tile that is 1 to 4 vectors wide
@@ -39,6 +41,8 @@
 #define v_copysign FC_TYPED(v_copysign_)
 #define v_pow2 FC_TYPED(v_pow2_)
 #define v_residue FC_TYPED(v_residue_)
+#define v_sqrt FC_TYPED(v_sqrt_)
+#define v_widen FC_TYPED(v_widen_)
 #define v_transpose FC_TYPED(v_transpose_)
 
 /* Makes the compiler take an address as given: left to itself it keeps one for each row of a block, on the stack. */
