@@ -52,7 +52,8 @@ class History:
 
     ``history["loss"]`` is the column of that name, ``history[-1]`` the last epoch as a dict, ``len(history)`` the
     number of epochs. Columns: ``epoch``, ``loss`` (mean over the epoch's batches, each with the weights that it met),
-    ``val_loss`` and the metrics if there are validation data, ``lr`` (of the first parameter group) if there is a schedule, ``seconds``.
+    ``val_loss`` and the metrics if there are validation data, ``lr`` (of the first parameter group) if there is a
+    schedule, ``seconds``.
 
     Attributes
     ----------

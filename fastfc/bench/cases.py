@@ -27,6 +27,8 @@ KINDS = {
     "norm": "Linear followed by LayerNorm in inference, against Linear alone",
 }
 SPARSE_KINDS = ("csr", "csr-backward")
+#: Of more than one layer.
+NETWORKS = ("train", "feedforward")
 
 #: (n, k) = (out_features, in_features): layers of recommenders, MNIST MLPs, transformers, classifier heads.
 SHAPES = ((128, 256), (256, 784), (3072, 768), (768, 3072), (1000, 4096), (1024, 1024), (1024, 479))
@@ -97,6 +99,8 @@ class Case:
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
         if not 0 < self.density <= 1:
             raise ValueError(f"density must be in (0, 1], got {self.density}")
+        if (self.kind == "train") != (self.optimizer in OPTIMIZERS) or (self.kind in NETWORKS) != bool(self.hidden):
+            raise ValueError(f"hidden and optimizer must fit the kind, got {self}")
 
     @property
     def sparse(self) -> bool:

@@ -169,10 +169,13 @@ def chosen_cases(options: argparse.Namespace) -> list[cases.Case]:
         if options.quick and not own:
             shapes, batches = shapes or cases.QUICK_SHAPES, batches or cases.QUICK_BATCHES
         elif options.quick:
-            batches = batches or {"csr": (64,), "csr-backward": (64,), "epilogue": (64,), "train": (32,)}.get(kind)
+            batches = batches or {"csr": (64,), "csr-backward": (64,), "epilogue": (64,)}.get(kind)
         # scipy.sparse has one thread; who asks for more gets more.
         counts = threads if options.threads or kind not in cases.SPARSE_KINDS else threads[:1]
-        found += cases.cases(kind, shapes, batches, options.dtypes, counts, options.densities, options.cold)
+        some = cases.cases(kind, shapes, batches, options.dtypes, counts, options.densities, options.cold)
+        if options.quick and kind == "train":
+            some = [case for case in some if case.flops < 1e9]
+        found += some
     subject = rivals.RIVALS[rivals.SUBJECT]()
     return [case for case in found if subject.supports(case)]
 

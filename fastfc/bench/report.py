@@ -37,7 +37,7 @@ def make_cell(
     times = {name: timing.to_json() for name, timing in timings.items()}
     peak, read = times.pop(limits.PEAK, None), times.pop(limits.READ, None)
     return {
-        "case": dataclasses.asdict(case),
+        "case": {**dataclasses.asdict(case), "hidden": list(case.hidden)},  # as JSON has it
         "flops": case.flops,
         "traffic_bytes": case.traffic_bytes,
         "peak": peak and 1 / peak["min"],

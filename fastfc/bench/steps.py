@@ -83,7 +83,7 @@ def numpy_step(case: Case, data: Data):
             np.matmul(inputs[i], transposed[i], y)
             y += biases[i]
             if i < last:
-                np.maximum(y, 0, y)
+                np.maximum(y, 0, out=y)
         np.maximum.reduce(logits, 1, None, column, True)
         np.subtract(logits, column, logits)
         np.exp(logits, probabilities)
