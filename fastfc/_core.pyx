@@ -529,12 +529,10 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     e.parameter = <double>act[1]
     e.y = cnp.PyArray_DATA(y)
     e.y_row = n * cnp.PyArray_ITEMSIZE(a)
-    e.z = NULL
-    e.z_row = 0
-    if return_preactivation is True:
+    if return_preactivation:
         z = empty_like_rows(a, n)
-        e.z = cnp.PyArray_DATA(z)
-        e.z_row = e.y_row
+    e.z = data_or_null(z)
+    e.z_row = e.y_row
     dt = FC_F32 if type_num == cnp.NPY_FLOAT else FC_F64
     team = _default_threads if threads is None else threads
     # Handing the GIL over costs more than a small product takes.
@@ -551,7 +549,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
             status = fc_linear_forward(dt, &xm, &wm, &e, team)
     if status != FC_OK:
         raise MemoryError("linear(): no memory for workspace")
-    return y if z is None else (y, z)
+    return (y, z) if return_preactivation else y
 
 
 cdef object _functional_module = None
@@ -800,9 +798,7 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
         common = common and (out[0] is None or out[1] is None or not may_overlap(out[0], out[1])) and \
             (out[0] is None or out[2] is None or not may_overlap(out[0], out[2])) and \
             (out[1] is None or out[2] is None or not may_overlap(out[1], out[2]))
-    # Accumulating into nothing is setting; into one of gw and gb only is for Python to sort out.
-    if common and accumulate and out[1] is None and out[2] is None:
-        accumulate = False
+    # Accumulating into one of gw and gb only is for Python to sort out.
     if common and accumulate and ((want & _GW and out[1] is None) or (want & _GB and out[2] is None)):
         common = False
     if not common:
