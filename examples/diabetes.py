@@ -49,8 +49,8 @@ def with_fastfc(x, y, seed):
 def with_sklearn(x, y, seed):
     from sklearn.neural_network import MLPRegressor
 
-    model = MLPRegressor((HIDDEN,), learning_rate_init=3e-3, batch_size=32, max_iter=300, early_stopping=True,
-                         n_iter_no_change=20, random_state=seed)
+    model = MLPRegressor(hidden_layer_sizes=(HIDDEN,), learning_rate_init=3e-3, batch_size=32, max_iter=300,
+                         early_stopping=True, n_iter_no_change=20, random_state=seed)
     model.fit(x, y)
     return model.predict, model.n_iter_
 

@@ -38,11 +38,12 @@ def fastfc_block(case: Case, data: Data):
     import fastfc
 
     if case.kind == "feedforward":
-        block = fastfc.FeedForward(case.k, *case.hidden, dropout=0.0)
+        block = fastfc.FeedForward(case.k, *case.hidden, dropout=0.0, dtype=case.dtype)
         names = ("w1.weight", "w1.bias", "w2.weight", "w2.bias")
         arrays = [array for pair in zip(data.weights, data.biases, strict=True) for array in pair]
     else:
-        block = fastfc.Sequential(fastfc.Linear(case.k, case.n), fastfc.LayerNorm(case.n))
+        linear, norm = fastfc.Linear(case.k, case.n, dtype=case.dtype), fastfc.LayerNorm(case.n, dtype=case.dtype)
+        block = fastfc.Sequential(linear, norm)
         names = ("0.weight", "0.bias", "1.weight", "1.bias")
         arrays = [data.w, data.b, np.ones(case.n, case.dtype), np.zeros(case.n, case.dtype)]
     block.load_state_dict(dict(zip(names, arrays, strict=True)))
