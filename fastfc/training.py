@@ -453,7 +453,7 @@ class _Bar(_Silent):
 
     def epoch(self, row):
         self.bar.update(row["epoch"] * self.batches - self.bar.n)
-        self.bar.set_postfix_str(f"epoch {row['epoch']}: {_numbers(row)}")
+        self.bar.set_postfix_str(f"epoch {row['epoch']}: {_numbers(row)}", refresh=False)
 
 
 def _progress(wanted, epochs, batches):
