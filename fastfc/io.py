@@ -177,7 +177,8 @@ def _needed(module, function, what):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{function}: {what} needs {module}: pip install {module}") from error
+        name = module.partition(".")[0]
+        raise ImportError(f"{function}: {what} needs {name}: pip install {name}") from error
 
 
 def _flattened(state, metadata):
