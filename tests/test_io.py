@@ -325,6 +325,19 @@ def test_a_safetensors_file_without_its_header(tmp_path, raw):
     refused(tmp_path / "x.safetensors", rf"the header should take \d+ bytes, the whole file has {len(raw)}")
 
 
+@NEEDS_SAFETENSORS
+def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch):
+    path, read = tmp_path / "x.safetensors", np.fromfile
+
+    def cut(file, dtype, count):
+        os.truncate(path, path.stat().st_size - 1)
+        return read(file, dtype, count)
+
+    fastfc.save(path, {"a": np.ones(3, np.float32)})
+    monkeypatch.setattr(np, "fromfile", cut)
+    refused(path, r"array 'a': the file ended while it was read")
+
+
 @ALL_FORMATS
 def test_a_file_cut_anywhere_is_refused(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"

@@ -46,11 +46,12 @@ def bits(model):
 
 # -- what it computes --------------------------------------------------------------------------------------------------
 
-def by_hand(model, x, y, epochs, size, rng, lr=0.1, momentum=0.9):
-    """The loop as one would write it."""
-    optimizer, losses = sgd(model, lr, momentum), []
-    for _ in range(epochs):
-        total, order = 0.0, rng.permutation(len(x))
+def by_hand(model, x, y, epochs, size, orders, optimizer=None):
+    """The loop as one would write it; `orders` is a Generator, or the rows of each epoch."""
+    optimizer, losses = optimizer or sgd(model), []
+    for epoch in range(epochs):
+        total = 0.0
+        order = orders.permutation(len(x)) if isinstance(orders, np.random.Generator) else orders[epoch]
         for first in range(0, len(x), size):
             rows = order[first:first + size]
             prediction, backward = model.vjp(x[rows])
@@ -59,7 +60,7 @@ def by_hand(model, x, y, epochs, size, rng, lr=0.1, momentum=0.9):
             backward(loss_backward())
             optimizer.step()
             total += value * len(rows)
-        losses.append(total / len(x))
+        losses.append(total / len(order))
     return losses
 
 
@@ -304,12 +305,15 @@ def test_ctrl_c_ends_the_epoch_cleanly_and_keeps_the_best_weights():
     assert all(p.grad is None for p in model.parameters())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     # The batch in work was applied, and no other: two epochs and three batches.
-    expected = net()
-    stopped = run(expected, loss=Countdown(23), restore_best=False, **options)[1]
-    assert stopped["val_loss"] == history["val_loss"]
+    last, _ = run(loss=Countdown(23), restore_best=False, **options)
     other, order = net(), np.random.default_rng(0)
-    by_hand(other, x, y, 2, 10, order)
+    optimizer = sgd(other)
+    by_hand(other, x, y, 2, 10, order, optimizer)
     assert history["val_loss"][1] == LOSS(other(x), y)
+    rows = order.permutation(100)[:30]
+    (loss,) = by_hand(other, x, y, 1, 10, [rows], optimizer)
+    assert bits(other) == bits(last)
+    assert history["loss"][-1] == pytest.approx(loss, rel=1e-12)
 
 
 def test_ctrl_c_waits_for_the_step_of_accumulated_batches():
