@@ -52,7 +52,7 @@ def by_hand(model, x, y, epochs, size, orders, optimizer=None):
     for epoch in range(epochs):
         total = 0.0
         order = orders.permutation(len(x)) if isinstance(orders, np.random.Generator) else orders[epoch]
-        for first in range(0, len(x), size):
+        for first in range(0, len(order), size):
             rows = order[first:first + size]
             prediction, backward = model.vjp(x[rows])
             value, loss_backward = LOSS.vjp(prediction, y[rows])
