@@ -114,19 +114,30 @@ cdef bint ascends(cnp.ndarray rows, Py_ssize_t end) noexcept:
     return last < end
 
 
+cdef int check_options(object optimizer, Py_ssize_t number, dict group) except -1:
+    """Have the options of a group checked, unless they are those that were checked last."""
+    cdef list checked = optimizer._checked, now = [group[name] for name in <dict>optimizer.defaults]
+    if number < len(checked) and checked[number] == now:
+        return 0
+    optimizer._check_now(group)
+    checked[number:number + 1] = [now]
+    return 0
+
+
 def optimizer_step(optimizer):
     """Update every parameter that has a gradient; nothing is changed if any of them cannot be.
 
     Of the optimiser it takes `param_groups` and `state`, and asks it for: `_plan(group)`, the names of the states that
     its rule uses, in their order (None: not used); `_rule(group, step)`, a `Rule` for the step-th step of a parameter; `_begin(group, name,
-    data)`, a new state; `_unusual(place, parameter, group)`, whatever is no dense gradient as it should be, as an array, or
+    data)`, a new state; `_check_now(group)`, an error for options out of range, and `_checked`, a list to remember those that were
+    not; `_unusual(place, parameter, group)`, whatever is no dense gradient as it should be, as an array, or
     as rows (ascending) and values. `takes_dense` is False if all gradients go there; `counts`, if states have a "step".
     """
-    cdef list groups = optimizer.param_groups, params, made = [], counted = []
+    cdef list groups = optimizer.param_groups, params, fresh = [], made = [], counted = []
     cdef dict states = optimizer.state, state, group
     cdef tuple slots
     cdef bint takes_dense = optimizer.takes_dense, counts = optimizer.counts, first
-    cdef Py_ssize_t room = 0, place = -1
+    cdef Py_ssize_t room = 0, place = -1, number = -1
     cdef int64_t step, last
     cdef int i, threads = _default_threads
     cdef cnp.ndarray data, grad, rows
@@ -136,6 +147,8 @@ def optimizer_step(optimizer):
         room += len(<list>group["params"])
     cdef _Tensors tensors = _Tensors(room)
     for group in groups:
+        number += 1
+        check_options(optimizer, number, group)
         params = group["params"]
         slots = None
         last = -1
@@ -156,6 +169,9 @@ def optimizer_step(optimizer):
                     rows, gradient = gradient
             grad = gradient
             state = states.get(parameter)
+            if state is None:
+                state = {}
+                fresh.append((parameter, state))
             first = False
             t = tensors.add(data)
             tensors.held.append(grad)
@@ -164,18 +180,18 @@ def optimizer_step(optimizer):
                 name = slots[i]
                 if name is None:
                     continue
-                array = None if state is None else state.get(name)
+                array = state.get(name)
                 if array is None:
                     array = optimizer._begin(group, name, data)
-                    made.append((parameter, name, array))
+                    made.append((state, name, array))
                     first = True
                 if not (is_like(array, data) and cnp.PyArray_ISWRITEABLE(array)):
                     optimizer._bad_state(place, name)
                 tensors.held.append(array)
                 t.state[i] = cnp.PyArray_DATA(array)
             if counts:
-                step = 1 if state is None else state.get("step", 0) + 1
-                counted.append((parameter, step))
+                step = state.get("step", 0) + 1
+                counted.append(state)
             else:
                 step = 1 if first else 2
             if step != last:
@@ -189,10 +205,13 @@ def optimizer_step(optimizer):
                 t.rows = <const int64_t *>cnp.PyArray_DATA(rows)
                 t.n = cnp.PyArray_SIZE(grad)
                 t.dim = cnp.PyArray_DIM(data, 1)
-    for parameter, name, array in made:
-        states.setdefault(parameter, {})[name] = array
-    for parameter, step in counted:
-        states.setdefault(parameter, {})["step"] = step
+    for state, name, array in made:
+        state[name] = array
+    for state in counted:
+        state["step"] = state.get("step", 0) + 1
+    for parameter, state in fresh:
+        if state:
+            states[parameter] = state
     tensors.update(threads)
 
 

@@ -22,7 +22,7 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, *, error_if_nonfinite=F
     parameters : Parameter or iterable of Parameters
         Those without a gradient are passed over.
     max_norm : float >= 0
-    norm_type : float
+    norm_type : float > 0
         p of the p-norm; ``inf`` is the largest absolute value.
     error_if_nonfinite : bool
         Raise an error if the norm is NaN or infinite, rather than go on.
@@ -38,8 +38,8 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, *, error_if_nonfinite=F
     TypeError
         If `parameters` are no Parameters, or a gradient is no array of floats.
     ValueError
-        If `max_norm` is negative or NaN, a gradient is read-only, or, with `error_if_nonfinite`, the norm is not
-        finite. No gradient is then changed.
+        If `max_norm` is negative or NaN, `norm_type` is not > 0, a gradient is read-only, or, with
+        `error_if_nonfinite`, the norm is not finite. No gradient is then changed.
 
     Notes
     -----
@@ -62,8 +62,8 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, *, error_if_nonfinite=F
     max_norm, p = _number(where, "max_norm", max_norm), _number(where, "norm_type", norm_type)
     if not max_norm >= 0:
         raise ValueError(f"{where}: max_norm must be >= 0, got {max_norm}")
-    if math.isnan(p):
-        raise ValueError(f"{where}: norm_type must not be NaN")
+    if not p > 0:
+        raise ValueError(f"{where}: norm_type must be > 0, got {norm_type}")
     arrays = _gradients(where, parameters)
     norm = _norm([np.require(array, requirements="CA") for array in arrays], p)
     if error_if_nonfinite and not math.isfinite(norm):
@@ -161,17 +161,13 @@ def _norm(arrays, p):
         largest = _norm(arrays, math.inf)
         if not 0 < largest < math.inf:
             return largest
-        exponent = min(math.frexp(largest)[1], 1022)
+        exponent = min(max(math.frexp(largest)[1], -1022), 1022)
         return math.ldexp(math.sqrt(_core.square_sum(arrays, math.ldexp(1.0, -exponent))), exponent)
     arrays = [array.reshape(-1) for array in arrays if array.size]
     with np.errstate(all="ignore"):
         magnitudes = (np.abs(array, dtype=np.float64) for array in arrays)
         if p == math.inf:
             return float(np.max([m.max() for m in magnitudes], initial=0.0))
-        if p == -math.inf:
-            return float(np.min([m.min() for m in magnitudes], initial=math.inf)) if arrays else 0.0
-        if p == 0:
-            return float(sum(np.count_nonzero(array) for array in arrays))
         return float(np.float64(sum(float(np.sum(m ** p)) for m in magnitudes)) ** (1 / p))
 
 

@@ -1,5 +1,6 @@
-"""SGD against a transcription of its formula and against torch."""
+"""What optimisers share, mostly on SGD: groups, options, states, checks before a step."""
 
+import copy
 import math
 import pickle
 import runpy
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import fastfc
-from fastfc.optim import SGD
+from fastfc.optim import SGD, Adagrad, Adam, AdamW, RMSprop, SparseAdam
 
 SETTINGS = pytest.mark.parametrize("settings", [
     {}, {"momentum": 0.9}, {"weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1},
@@ -55,23 +56,6 @@ def test_twenty_steps_of_the_formula(settings, dtype):
     for p, array, w in zip(params, arrays, weights, strict=True):
         assert p.data is array  # in place
         np.testing.assert_allclose(p.data, w, rtol=0, atol=1e-12 if dtype == np.float64 else 2e-5)
-
-
-@SETTINGS
-def test_against_torch(settings):
-    torch = pytest.importorskip("torch", reason="compares with torch.optim.SGD")
-    ours, rng = make(), np.random.default_rng(1)
-    theirs = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in ours]
-    settings = {"lr": 0.1, **settings}
-    a, b = SGD(ours, **settings), torch.optim.SGD(theirs, **settings)
-    for _ in range(20):
-        draw(rng, ours)
-        for p, q in zip(ours, theirs, strict=True):
-            q.grad = torch.from_numpy(p.grad.copy())
-        a.step()
-        b.step()
-    for p, q in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(p.data, q.detach().numpy(), rtol=1e-12, atol=1e-14)
 
 
 def test_settings_may_change_between_steps():
@@ -196,22 +180,6 @@ def test_saved_and_loaded_states_are_copies():
     np.testing.assert_array_equal(state["state"][0]["momentum_buffer"], np.ones(3))
 
 
-def test_state_dict_has_torchs_form():
-    torch = pytest.importorskip("torch", reason="compares the form of the state with torch.optim.SGD's")
-    ours, theirs = [fastfc.Parameter(np.ones(3))], [torch.nn.Parameter(torch.ones(3))]
-    a, b = SGD(ours, lr=0.1, momentum=0.9), torch.optim.SGD(theirs, lr=0.1, momentum=0.9)
-    ours[0].grad, theirs[0].grad = np.ones(3), torch.ones(3)
-    a.step()
-    b.step()
-    mine, torchs = a.state_dict(), b.state_dict()
-    assert mine["state"].keys() == torchs["state"].keys()
-    assert mine["state"][0].keys() == torchs["state"][0].keys()
-    (group,), (torch_group,) = mine["param_groups"], torchs["param_groups"]
-    assert group.items() <= torch_group.items()
-    a.load_state_dict(torchs)
-    np.testing.assert_array_equal(a.state_dict()["state"][0]["momentum_buffer"], np.ones(3))
-
-
 @pytest.mark.parametrize(("change", "message"), [
     (lambda s: s.clear(), r"not the state of a SGD"),
     (lambda s: s["param_groups"].clear(), r"expected 1 parameter groups, got 0"),
@@ -232,6 +200,274 @@ def test_bad_state_changes_nothing(change, message):
     with pytest.raises(ValueError, match=message):
         opt.load_state_dict(state)
     assert pickle.dumps(opt.state_dict()) == before
+
+
+# -- every optimiser ------------------------------------------------------------------------------------------------
+
+ALL = pytest.mark.parametrize("kind", [SGD, Adam, AdamW, Adagrad, RMSprop, SparseAdam])
+DENSE = pytest.mark.parametrize(("kind", "options"), [
+    (SGD, {"momentum": 0.9}), (Adam, {"amsgrad": True}), (AdamW, {}), (Adagrad, {"initial_accumulator_value": 0.1}),
+    (RMSprop, {"momentum": 0.9, "centered": True})])
+
+
+@DENSE
+def test_each_loaded_state_goes_on_as_the_saved_one(kind, options):
+    runs = []
+    for interrupted in (False, True):
+        params, rng = make(), np.random.default_rng(1)
+        opt = kind(params, **options)
+        for step in range(6):
+            if interrupted and step == 3:
+                state = pickle.loads(pickle.dumps(opt.state_dict()))
+                opt = kind(params, lr=7.0)
+                opt.load_state_dict(state)
+            draw(rng, params)
+            opt.step()
+        runs.append([p.data for p in params])
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@DENSE
+def test_a_copy_of_model_and_optimiser_goes_on_alike(kind, options):
+    params, rng = make(), np.random.default_rng(1)
+    opt = kind(params, **options)
+    draw(rng, params)
+    opt.step()
+    params2, opt2 = copy.deepcopy((params, opt))
+    params3, opt3 = pickle.loads(pickle.dumps((params, opt)))
+    draw(rng, params)
+    for other in (params2, params3):
+        for p, q in zip(params, other, strict=True):
+            q.grad = p.grad.copy()
+    for each in (opt, opt2, opt3):
+        each.step()
+    for p, q, r in zip(params, params2, params3, strict=True):
+        np.testing.assert_array_equal(p.data, q.data)
+        np.testing.assert_array_equal(p.data, r.data)
+
+
+BAD_OPTIONS = [(kind, {"lr": lr})
+               for kind in (SGD, Adam, AdamW, Adagrad, RMSprop, SparseAdam) for lr in (-1.0, math.nan)]
+BAD_OPTIONS += [(kind, {"weight_decay": -0.1}) for kind in (SGD, Adam, AdamW, Adagrad, RMSprop)]
+BAD_OPTIONS += [(kind, {"betas": betas}) for kind in (Adam, AdamW, SparseAdam)
+                for betas in ((1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9,), (0.9, math.nan), 0.9)]
+BAD_OPTIONS += [(kind, {"eps": -1e-8}) for kind in (Adam, AdamW, Adagrad, RMSprop, SparseAdam)]
+BAD_OPTIONS += [(Adagrad, {"lr_decay": -1}), (Adagrad, {"initial_accumulator_value": -1}), (RMSprop, {"alpha": 1.5}),
+                (RMSprop, {"alpha": -0.5}), (RMSprop, {"momentum": -1}), (SGD, {"momentum": math.inf}),
+                (SGD, {"dampening": math.nan})]
+
+
+@pytest.mark.parametrize(("kind", "options"), BAD_OPTIONS)
+def test_options_out_of_range(kind, options):
+    """When it is made, in a group, in an added group, in a loaded state, and in a step: nothing is changed."""
+    (name,), value = options, options[next(iter(options))]
+    message = rf"{kind.__name__}.*\(\): {name} must be "
+    p, other = fastfc.Parameter(np.ones((2, 3))), fastfc.Parameter(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=message):
+        kind([p], **options)
+    with pytest.raises(ValueError, match=message):
+        kind([{"params": p, **options}])
+    opt = kind([p])
+    with pytest.raises(ValueError, match=message):
+        opt.add_param_group({"params": other, **options})
+    assert opt.params == [p]
+    state = opt.state_dict()
+    state["param_groups"][0].update(options)
+    with pytest.raises(ValueError, match=message):
+        opt.load_state_dict(state)
+    p.grad = fastfc.SparseGrad([1], np.ones((1, 3)), (2, 3)) if kind is SparseAdam else np.ones((2, 3))
+    setattr(opt, name, value)
+    with pytest.raises(ValueError, match=message):
+        opt.step()
+    np.testing.assert_array_equal(p.data, np.ones((2, 3)))
+    assert not opt.state
+
+
+@ALL
+def test_what_is_no_number(kind):
+    with pytest.raises(TypeError, match=r"lr must be a number, got '0.1'"):
+        kind(ONE, lr="0.1")
+
+
+@ALL
+def test_every_option_is_an_attribute(kind):
+    opt = kind(ONE, lr=0.25)
+    assert opt.lr == 0.25
+    for name, value in opt.defaults.items():
+        assert getattr(opt, name) == value and getattr(kind, name).name == name
+    assert repr(opt).startswith(f"{kind.__name__} (\nParameter Group 0\n")
+    assert "    lr: 0.25\n" in repr(opt)
+
+
+# -- groups ---------------------------------------------------------------------------------------------------------
+
+def test_groups_have_options_of_their_own():
+    a, b, c = (fastfc.Parameter(np.ones(3)) for _ in range(3))
+    opt = SGD([{"params": [a], "lr": 0.5}, {"params": b, "name": "slow"}], lr=0.1)
+    opt.add_param_group({"params": iter([c]), "weight_decay": 1.0})
+    for p in (a, b, c):
+        p.grad = np.ones(3)
+    opt.step()
+    for p, expected in ((a, 0.5), (b, 0.9), (c, 0.8)):
+        np.testing.assert_allclose(p.data, np.full(3, expected))
+    assert opt.params == [a, b, c] and opt.param_groups[1]["name"] == "slow"
+    with pytest.raises(AttributeError, match=r"lr differs between the parameter groups \(0.5, 0.1, 0.1\); see param"):
+        opt.lr  # noqa: B018
+    assert opt.momentum == 0.0
+    opt.lr = 0.3
+    assert [group["lr"] for group in opt.param_groups] == [0.3] * 3 and opt.lr == 0.3
+
+
+def test_a_state_of_groups_is_loaded_group_by_group():
+    def made(lr):
+        params = make()
+        return params, Adam([{"params": params[:2], "lr": lr}, {"params": params[2:], "betas": (0.5, 0.5)}])
+    (params, opt), (others, fresh) = made(0.1), made(0.9)
+    draw(np.random.default_rng(0), params)
+    opt.step()
+    fresh.load_state_dict(opt.state_dict())
+    assert fresh.param_groups[0]["lr"] == 0.1 and fresh.param_groups[1]["betas"] == (0.5, 0.5)
+    assert fresh.param_groups[1]["params"] == others[2:]
+    for p, q in zip(params, others, strict=True):
+        np.testing.assert_array_equal(opt.state[p]["exp_avg"], fresh.state[q]["exp_avg"])
+        assert opt.state[p]["exp_avg"] is not fresh.state[q]["exp_avg"]
+
+
+@pytest.mark.parametrize(("group", "error", "message"), [
+    ([fastfc.Parameter(np.ones(1))], TypeError, r"a parameter group must be a dict, got list"),
+    ({"lr": 0.1}, ValueError, r"a parameter group needs an entry 'params', got \['lr'\]"),
+    ({"params": ONE}, ValueError, r"params holds a Parameter twice"),
+    ({"params": [np.ones(3)]}, TypeError, r"params\[0\] must be a Parameter, got ndarray"),
+    ({"params": {fastfc.Parameter(np.ones(1))}}, TypeError, r"params must be in an order, got a set"),
+])
+def test_bad_groups(group, error, message):
+    opt = SGD(ONE, lr=0.1)
+    with pytest.raises(error, match=r"SGD.add_param_group\(\): " + message):
+        opt.add_param_group(group)
+    assert len(opt.param_groups) == 1
+
+
+def test_groups_and_parameters_do_not_mix():
+    with pytest.raises(TypeError, match=r"SGD\(\): a parameter group must be a dict, got Parameter"):
+        SGD([{"params": ONE}, fastfc.Parameter(np.ones(1))], lr=0.1)
+    with pytest.raises(TypeError, match=r"or a list of dicts, got dict"):
+        SGD({"params": ONE}, lr=0.1)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda s: s["param_groups"].append(s["param_groups"][0]), r"expected 1 parameter groups, got 2"),
+    (lambda s: s["param_groups"][0].update(params=[0, 0]), r"param_groups name a parameter twice"),
+    (lambda s: s["state"][0].pop("step"), r"state\[0\]\['step'\] is missing"),
+    (lambda s: s["state"][1].pop("exp_avg"), r"state\[1\]\['exp_avg'\] is missing"),
+    (lambda s: s["state"][0].update(step=-1), r"expected state\[0\]\['step'\] to be a number of steps, got -1"),
+    (lambda s: s["state"][0].update(step=np.ones(2)), r"to be a number of steps"),
+    (lambda s: s["state"][0].update(exp_avg=np.ones(3, int)), r"expected state\[0\]\['exp_avg'\] of floats, got int64"),
+])
+def test_bad_states_of_adam(change, message):
+    params = [fastfc.Parameter(np.ones(3)), fastfc.Parameter(np.ones(3))]
+    opt = Adam(params)
+    draw(np.random.default_rng(0), params)
+    opt.step()
+    before, state = pickle.dumps(opt.state_dict()), opt.state_dict()
+    change(state)
+    with pytest.raises(ValueError, match=message):
+        opt.load_state_dict(state)
+    assert pickle.dumps(opt.state_dict()) == before
+
+
+@pytest.mark.parametrize("value", [np.ones(4), np.ones(3, np.float32), [1.0, 1.0, 1.0], np.ones(6)[::2]])
+def test_a_state_that_does_not_fit_is_refused(value):
+    """State is open to the caller, and C goes by its shape."""
+    a, b = params = [fastfc.Parameter(np.ones(3)), fastfc.Parameter(np.ones(3))]
+    opt = Adam(params)
+    draw(np.random.default_rng(0), params)
+    opt.step()
+    opt.state[b]["exp_avg_sq"] = value
+    kept = a.data.copy()
+    with pytest.raises(ValueError, match=r"Adam.step\(\): state of params\[1\]: 'exp_avg_sq' must be a writeable"):
+        opt.step()
+    np.testing.assert_array_equal(a.data, kept)
+    assert opt.state[a]["step"] == 1
+
+
+# -- gradients ------------------------------------------------------------------------------------------------------
+
+def test_gradients_of_parts_add_up_to_that_of_the_whole():
+    rng = np.random.default_rng(0)
+    x, gy = rng.standard_normal((12, 5)), rng.standard_normal((12, 3))
+    models = [fastfc.Sequential(fastfc.Linear(5, 4, dtype=np.float64, rng=0), fastfc.ReLU(),
+                                fastfc.Linear(4, 3, dtype=np.float64, rng=1)) for _ in range(2)]
+    for model, parts in zip(models, (1, 3), strict=True):
+        opt = Adam(model.parameters())
+        for xs, gs in zip(np.split(x, parts), np.split(gy, parts), strict=True):
+            model.vjp(xs)[1](gs)
+        opt.step()
+    for p, q in zip(*(model.parameters() for model in models), strict=True):
+        np.testing.assert_allclose(p.data, q.data, rtol=0, atol=1e-9)
+
+
+def test_zero_grad_keeps_arrays_if_asked():
+    a, b, c = (fastfc.Parameter(np.ones((2, 3))) for _ in range(3))
+    opt = SGD([a, b, c], lr=0.1)
+    array = a.grad = np.ones((2, 3))
+    b.grad = fastfc.SparseGrad([1], np.ones((1, 3)), (2, 3))
+    opt.zero_grad(set_to_none=False)
+    assert a.grad is array and not array.any() and b.grad is None and c.grad is None
+
+
+def test_a_gradient_may_be_the_parameter_itself_or_shared():
+    a, b = fastfc.Parameter(np.arange(100.0)), fastfc.Parameter(np.zeros(100))
+    a.grad = b.grad = a.data
+    SGD([b, a], lr=0.5).step()
+    np.testing.assert_array_equal(b.data, np.arange(100.0) * -0.5)
+    np.testing.assert_array_equal(a.data, np.arange(100.0) * 0.5)
+
+
+@ALL
+def test_a_gradient_that_is_no_array(kind):
+    p = fastfc.Parameter(np.ones(3))
+    p.grad = [1.0, 1.0, 1.0]
+    with pytest.raises(TypeError, match=r"params\[0\].grad must be an array or a SparseGrad, got list"):
+        kind([p]).step()
+
+
+@pytest.mark.parametrize(("kind", "options", "reason"), [
+    (SGD, {"momentum": 0.9}, "SGD takes sparse gradients without momentum and weight_decay only"),
+    (SGD, {"weight_decay": 0.1}, "SGD takes sparse gradients without momentum and weight_decay only"),
+    (Adagrad, {"weight_decay": 0.1}, "Adagrad takes sparse gradients without weight_decay only"),
+    (Adam, {}, "Adam does not take sparse gradients; SGD, Adagrad and SparseAdam do"),
+    (AdamW, {}, "AdamW does not take sparse gradients"), (RMSprop, {}, "RMSprop does not take sparse gradients")])
+def test_sparse_gradients_are_refused(kind, options, reason):
+    a, b = fastfc.Parameter(np.ones(3)), fastfc.Parameter(np.ones((4, 2)))
+    a.grad, b.grad = np.ones(3), fastfc.SparseGrad([1], np.ones((1, 2)), (4, 2))
+    opt = kind([a, b], **options)
+    with pytest.raises(TypeError, match=r"params\[1\].grad is a SparseGrad: " + reason):
+        opt.step()
+    np.testing.assert_array_equal(a.data, np.ones(3))
+    assert not opt.state
+
+
+def test_sparse_gradients_that_do_not_fit():
+    p = fastfc.Parameter(np.ones((4, 2)))
+    opt = SGD([p])
+    for grad in (fastfc.SparseGrad([1], np.ones((1, 2)), (5, 2)), fastfc.SparseGrad([1], np.ones((1, 2), "f"), (4, 2))):
+        p.grad = grad
+        with pytest.raises(ValueError, match=r"params\[0\].grad must be float64 of shape \(4, 2\), got"):
+            opt.step()
+    p.grad = fastfc.SparseGrad([1, 2], np.ones((2, 2)), (4, 2))
+    for changed in ([1, 4], [-1, 2]):
+        p.grad.indices[:] = changed
+        with pytest.raises(ValueError, match="indices have changed"):
+            opt.step()
+    np.testing.assert_array_equal(p.data, np.ones((4, 2)))
+
+
+def test_sparse_adam_takes_no_dense_gradient():
+    (p,) = params = [fastfc.Parameter(np.ones((4, 2)))]
+    p.grad = np.ones((4, 2))
+    with pytest.raises(TypeError, match=r"SparseAdam.step\(\): params\[0\].grad is dense, expected a SparseGrad"):
+        SparseAdam(params).step()
 
 
 def test_the_digits_example_learns():

@@ -68,7 +68,7 @@ class Optimizer:
 
     def __init__(self, params, defaults):
         name = type(self).__name__
-        self.defaults, self.param_groups, self.state = defaults, [], {}
+        self.defaults, self.param_groups, self.state, self._checked = defaults, [], {}, []
         if isinstance(params, (Parameter, dict)) or not hasattr(params, "__iter__"):
             raise TypeError(f"{name}(): params must be an iterable of Parameters, such as model.parameters(), "
                             f"or a list of dicts, got {type(params).__name__}")
@@ -234,6 +234,10 @@ class Optimizer:
     def _check(self, where, **options):
         """Raise an error that begins with `where` if an option is out of range."""
         raise NotImplementedError
+
+    def _check_now(self, group):
+        """The same for options as they stand in a group, before a step."""
+        self._check(f"{type(self).__name__}.step()", **{name: group[name] for name in self.defaults})
 
     def _plan(self, group):
         """Names of the states that the rule uses with the options of this group, in its order; None: does without."""

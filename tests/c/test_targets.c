@@ -1,6 +1,6 @@
 /* Every target with FMA gives the bits of `scalar`, which is the definition, and scalar's are the same on every
- * architecture: of its results a hash is kept here. Dense and sparse layers forward and backward, column sums, and
- * activations, in both dtypes, with tails in every dimension. Runs without Python, so also under emulation. */
+ * architecture: of its results a hash is kept here. Dense and sparse layers forward and backward, column sums,
+ * activations and optimisers, in both dtypes, with tails in every dimension. Runs without Python, so also under emulation. */
 #include <fenv.h>
 #include <math.h>
 #include <stdint.h>
@@ -188,6 +188,52 @@ static void elementwise(fc_dtype dtype, record *r) {
     free(y.data);
 }
 
+/* Steps of each rule in all its forms, over tensors of many lengths and over single rows, and sums of squares. */
+static void optimisers(fc_dtype dtype, record *r) {
+    static const ptrdiff_t lengths[] = {1, 7, 16, 0, 33, 8192, 8195};
+    enum { TENSORS = sizeof lengths / sizeof *lengths };
+    static const fc_rule rules[] = {
+        {FC_SGD, 0, 1, 0.1, 0, 1, 0, 1, 0, 0, 0, 1, 0},          {FC_SGD, 0, -1, 0.1, 0.01, 1, 0.9, 0.7, 0, 0, 0, 1, 0},
+        {FC_SGD, 1, 1, 0.1, 0.01, 1, 0.9, 1, 0, 0, 0, 1, 0},     {FC_ADAM, 0, 1, 0.1, 0, 0.99, 0, 1, 0.9, 0.999, 1e-8, 3, 0},
+        {FC_ADAM, 0, -1, 0.1, 0.01, 1, 0, 1, 0.5, 0.9, 0, 7, 0}, {FC_ADAGRAD, 0, 1, 0.1, 0.01, 1, 0, 1, 0, 0, 1e-10, 1, 0},
+        {FC_RMSPROP, 0, 1, 0.1, 0, 1, 0, 1, 0, 0.99, 1e-8, 1, 0}, {FC_RMSPROP, 0, 1, 0.1, 0.01, 1, 0.9, 1, 0, 0.9, 1e-8, 1, 0},
+        {FC_SCALE, 0, 1, 0, 0, 0.3, 0, 1, 0, 0, 0, 1, 0},        {FC_CLAMP, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0.25},
+    };
+    static const int64_t rows[] = {0, 2, 5, 6};
+    static const int required[] = {[FC_ADAM] = 3, [FC_ADAGRAD] = 1, [FC_RMSPROP] = 1, [FC_CLAMP] = 0};
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        for (int states = 0; states < 8; states++) { /* which of them there are */
+            if ((states & required[rules[i].kind]) != required[rules[i].kind]) continue;
+            fc_tensor tensors[TENSORS + 1];
+            array all[TENSORS + 1][5];
+            for (int t = 0; t <= TENSORS; t++) {
+                const ptrdiff_t n = t < TENSORS ? lengths[t] : 7 * 19;
+                tensors[t] = (fc_tensor){.dtype = dtype, .rule = rules[i], .n = n};
+                for (int j = 0; j < 5; j++) all[t][j] = noise(dtype, n, 1, i * 100 + (size_t)(t * 5 + j));
+                tensors[t].w = all[t][0].data;
+                tensors[t].grad = all[t][1].data;
+                for (int j = 0; j < 3; j++) {
+                    for (ptrdiff_t e = 0; e < n; e++) put(all[t][2 + j], e, 0.5 + 0.125 * (double)((e + j) % 11));
+                    if (states >> j & 1) tensors[t].state[j] = all[t][2 + j].data;
+                }
+            }
+            tensors[TENSORS].rows = rows;
+            tensors[TENSORS].dim = 19;
+            tensors[TENSORS].n = 4 * 19;
+            for (int step = 0; step < 2; step++) fc_update(tensors, TENSORS + 1, 1);
+            for (int t = 0; t <= TENSORS; t++) tensors[t].n = all[t][0].n;
+            array sum = make(FC_F64, 1);
+            failures += fc_square_sum(tensors, TENSORS + 1, 0.5, sum.data, 1) != FC_OK;
+            keep(r, sum);
+            free(sum.data);
+            for (int t = 0; t <= TENSORS; t++)
+                for (int j = 0; j < 5; j++) {
+                    keep(r, all[t][j]);
+                    free(all[t][j].data);
+                }
+        }
+}
+
 /* Work runs in round-to-nearest whatever the caller's mode, and leaves mode and flags as they were. */
 static void mode(void) {
     enum { N = 1000 };
@@ -215,6 +261,7 @@ static const struct {
     {"dense", dense, {0x56793dbe4f9f5ca5u, 0xbc609bc4a4c1b6c7u}},
     {"sparse", sparse, {0x5694258253c2df89u, 0xc60e31eb7233fc45u}},
     {"elementwise", elementwise, {0x22e48d4963b9ec89u, 0xf1c40e89636adfe8u}},
+    {"optimisers", optimisers, {0x689cdd1823ab6d26u, 0xd259a49db4fa445du}},
 };
 
 int main(void) {
