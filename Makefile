@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml $(wildcard MANIFEST.in) $(shell find fastfc s
 	\( -name '*.py' -o -name '*.py[xdi]' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.inc' -o -name '*.def' \))
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-c test-aarch64 bench bench-quick benchmarks lint clean check-tools
+.PHONY: help test test-torch test-c test-aarch64 bench bench-quick benchmarks lint clean check-tools
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -25,6 +25,10 @@ help:  ## this list
 
 test: $(STAMP)test  ## run the tests (ARGS: options of pytest, paths as seen from tests/)
 	cd tests && ../$(BIN)/python -I -m pytest $(ARGS)
+
+test-torch:  ## what compares with torch, in an environment of its own, .venv-torch
+	@$(MAKE) --no-print-directory VENV=.venv-torch .venv-torch/stamp-torch
+	cd tests && ../.venv-torch/bin/python -I -m pytest -k torch $(ARGS)
 
 test-c:  ## the C library's own tests, every target against the portable one
 	$(MAKE) --no-print-directory -C tests/c test
@@ -46,7 +50,7 @@ lint: $(STAMP)lint  ## ruff, and all C sources with -Wall -Wextra -Werror
 	FASTFC_WERROR=1 $(PIP) wheel --no-deps --wheel-dir $(VENV)/lint .
 
 clean:  ## remove .venv, builds and results
-	rm -rf $(VENV) build dist results *.egg-info fastfc/*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) .venv-torch build dist results *.egg-info fastfc/*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A Debian machine can lack any of these; each message names the package that brings it.
@@ -93,6 +97,11 @@ $(STAMP)fastfc: $(SOURCES) | $(STAMP)venv
 # fastfc is there already, so this only adds what the extra names.
 $(STAMP)test $(STAMP)bench: $(STAMP)%: $(STAMP)fastfc
 	$(PIP) install 'fastfc[$*]'
+	@touch $@
+
+# This version and no other: the tests compare numbers with it.
+$(STAMP)torch: $(STAMP)test
+	$(PIP) install torch==2.13.0
 	@touch $@
 
 $(STAMP)lint: pyproject.toml | $(STAMP)venv

@@ -13,6 +13,7 @@ from fastfc import activations, init, layers, optim  # noqa: E402
 from fastfc.clip import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
+from fastfc.io import load, save  # noqa: E402
 from fastfc.layers import *  # noqa: E402, F403
 from fastfc.losses import (  # noqa: E402
     BCEWithLogitsLoss,
@@ -34,17 +35,20 @@ from fastfc.runtime import (  # noqa: E402
 )
 from fastfc.sparse import CSR  # noqa: E402
 from fastfc.sparse_grad import SparseGrad  # noqa: E402
+from fastfc.training import History, NonFiniteLoss, fit  # noqa: E402
 
 __all__ = [
     *layers.__all__,
     "BCEWithLogitsLoss",
     "CSR",
     "CrossEntropyLoss",
+    "History",
     "HuberLoss",
     "L1Loss",
     "MSELoss",
     "Module",
     "NLLLoss",
+    "NonFiniteLoss",
     "PackedWeight",
     "Parameter",
     "Sequential",
@@ -57,13 +61,16 @@ __all__ = [
     "clip_grad_norm_",
     "clip_grad_value_",
     "current_isa",
+    "fit",
     "get_num_threads",
     "init",
     "linear",
     "linear_backward",
+    "load",
     "num_threads",
     "optim",
     "pack",
+    "save",
     "set_num_threads",
     "show_config",
 ]

@@ -72,8 +72,13 @@ def test_parse_shapes():
 
 
 @pytest.mark.parametrize(
-    "change", [{"kind": "sideways"}, {"m": 0}, {"threads": 0}, {"dtype": "float16"}, {"density": 0.0}]
-)
+    "change",
+    [
+        {"kind": "sideways"}, {"m": 0}, {"threads": 0}, {"dtype": "float16"}, {"density": 0.0}, {"hidden": (3,)},
+        {"optimizer": "sgd"}, {"kind": "train", "hidden": (3,)}, {"kind": "train", "optimizer": "sgd"},
+        {"kind": "train", "hidden": (3,), "optimizer": "lbfgs"}, {"kind": "feedforward"},
+    ],
+)  # fmt: skip
 def test_a_case_that_cannot_be_is_refused(change):
     with pytest.raises(ValueError):
         Case(**{"kind": "forward", "n": 1, "k": 1, "m": 1, **change})
@@ -87,11 +92,13 @@ def everybody():
     for kind in cases.KINDS:
         extra = {"activation": "relu", "residual": True} if kind == "epilogue" else {}
         extra |= {"density": 0.2} if kind in cases.SPARSE_KINDS else {}
+        extra |= {"hidden": (29,)} if kind in cases.NETWORKS else {}
+        extra |= {"optimizer": "adamw"} if kind == "train" else {}
         for m in (1, 5):
             for dtype in ("float32", "float64"):
                 for name in rivals.RIVALS:
                     case = Case(kind, m=m, dtype=dtype, threads=2, **small, **extra)
-                    if rivals.RIVALS[name]().supports(case) and name != "fastfc-bare":
+                    if rivals.RIVALS[name]().supports(case) and name not in ("fastfc-bare", "torch.compile"):
                         yield pytest.param(name, case, id=f"{name}-{kind}-{m}-{dtype}")
 
 
@@ -184,6 +191,58 @@ def test_check_catches_a_wrong_gradient(part, what):
     answer[part] = answer[part] * np.float32(1.001)
     with pytest.raises(check.Wrong, match=what):
         check.check(case, data, tuple(answer))
+
+
+def trained(case, data):
+    """The parameters after the steps of a training case, by numpy."""
+    task = rivals.Numpy().prepare(case, data)
+    task.burst(cases.STEPS - 1)
+    return task.once()
+
+
+@pytest.mark.parametrize("optimizer", cases.OPTIMIZERS)
+@pytest.mark.parametrize(("widths", "batch"), cases.NETS[:2])
+def test_a_sound_training_step_is_accepted(optimizer, widths, batch):
+    case = Case("train", widths[-1], widths[0], batch, hidden=widths[1:-1], optimizer=optimizer)
+    data = cases.make_data(case)
+    check.check(case, data, trained(case, data))
+
+
+@pytest.mark.parametrize(("optimizer", "change"), [
+    ("sgd", {"momentum": 0.89}), ("sgd", {"lr": 1.01e-3}), ("adamw", {"lr": 1.01e-4}),
+    ("adamw", {"eps": 1e-5}), ("adamw", {"weight_decay": 0.0}), ("adamw", {"weight_decay": 0.2}),
+])
+def test_check_catches_a_wrong_optimiser(monkeypatch, optimizer, change):
+    """(Not Adam's betas: on one batch three steps have one gradient, of which every mean is the same.)"""
+    case = Case("train", 10, 64, 32, hidden=(128, 64), optimizer=optimizer)
+    data = cases.make_data(case)
+    with monkeypatch.context() as patch:
+        patch.setitem(cases.OPTIMIZERS, optimizer, {**cases.OPTIMIZERS[optimizer], **change})
+        answer = trained(case, data)
+    with pytest.raises(check.Wrong, match=r"(weight|bias) \d after 3 steps is off by"):
+        check.check(case, data, answer)
+
+
+def test_check_catches_a_step_left_out_and_a_wrong_gradient():
+    case = Case("train", 10, 64, 32, hidden=(128, 64), optimizer="sgd")
+    data = cases.make_data(case)
+    with pytest.raises(check.Wrong, match="weight 0"):
+        check.check(case, data, rivals.Numpy().prepare(case, data).once())
+    answer = list(trained(case, data))
+    answer[3] = data.biases[1]  # as if there were none
+    with pytest.raises(check.Wrong, match="bias 1"):
+        check.check(case, data, answer)
+
+
+def test_numbers_of_a_training_case():
+    case = Case("train", 10, 64, 32, hidden=(128, 64), optimizer="adamw")
+    weights = 64 * 128 + 128 * 64 + 64 * 10
+    assert case.widths == (64, 128, 64, 10) and case.label == "64-128-64-10 adamw"
+    assert case.flops == 6 * 32 * weights - 2 * 32 * 64 * 128
+    assert case.traffic_bytes == 6 * 4 * weights
+    everything = cases.cases("train", threads=(1, 2))
+    assert len(everything) == 5 * 2 * 2 and len({c.key for c in everything}) == 20
+    assert report.case_of(json.loads(json.dumps({"case": dataclasses.asdict(case)}))) == case
 
 
 class Liar(rivals.Numpy):
@@ -468,6 +527,7 @@ def test_quick_is_a_part_of_the_whole():
     assert len(quick) < len(whole) / 2
     assert {case.kind for case in chosen("--kinds", "plain,call")} == {"plain", "call"}
     assert all(case.cold for case in chosen("--cold"))
+    assert {case.m for case in chosen("--kinds", "train", "--batches", "32")} == {32}
 
 
 @pytest.mark.parametrize("arguments, words", [([], "info"), (["--help"], "bench"), (["bench", "--help"], "--compare")])

@@ -5,6 +5,7 @@ module           knows
 ===============  ==================================================================================
 ``cases``        what is measured: shapes, batches, kinds of work, and the data they run on
 ``rivals``       how each library computes a case: one adapter a rival, one statement a kind
+``steps``        a training step in each library, and in float64
 ``check``        whether an answer is right: float64 reference, bounds relative to the sum of moduli
 ``measure``      how time is taken: short bursts in turn, minimum over the rounds
 ``limits``       what the machine can do at all, measured in the same rounds

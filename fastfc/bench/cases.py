@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,13 @@ KINDS = {
     "csr-backward": "backward, CSR weight: gradients of x, stored entries and bias",
     "call": "one small call, what the call itself costs",
     "epilogue": "forward with bias, residual and activation, against the bare product",
+    "train": "a training step: forward, cross-entropy, backward, optimiser",
+    "feedforward": "feed-forward block in inference, against its two bare products",
+    "norm": "Linear followed by LayerNorm in inference, against Linear alone",
 }
 SPARSE_KINDS = ("csr", "csr-backward")
+#: Of more than one layer.
+NETWORKS = ("train", "feedforward")
 
 #: (n, k) = (out_features, in_features): layers of recommenders, MNIST MLPs, transformers, classifier heads.
 SHAPES = ((128, 256), (256, 784), (3072, 768), (768, 3072), (1000, 4096), (1024, 1024), (1024, 479))
@@ -45,6 +51,27 @@ EPILOGUE_BATCHES = (64, 256)
 EPILOGUES = (("relu", True), ("gelu", False), ("silu", False), ("tanh", False), ("sigmoid", False))
 
 
+#: (widths of a ReLU network from its input to its output, batch).
+NETS = (
+    ((64, 128, 64, 10), 32),
+    ((784, 512, 256, 10), 128),
+    ((784, 512, 256, 10), 1024),
+    ((768, 3072, 768), 256),
+    ((4096, 4096, 1000), 64),
+)
+#: The settings that each library gets; weight decay is AdamW's (decoupled). Rates so low that thousands of steps on one
+#: batch change the work of none: no gradient comes near the denormal numbers.
+OPTIMIZERS = {
+    "sgd": {"lr": 1e-3, "momentum": 0.9},
+    "adamw": {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1},
+}
+#: Steps of which the answer of a training case is the end.
+STEPS = 3
+
+#: Widths and batches of what is measured against its own products.
+BLOCKS = {"feedforward": ((768, 3072, 768), (8, 64, 512)), "norm": ((256, 512), (8, 64, 512))}
+
+
 @dataclass(frozen=True)
 class Case:
     """One cell of a table: a kind of work on one shape, batch, dtype and thread count."""
@@ -59,8 +86,11 @@ class Case:
     activation: str | None = None
     residual: bool = False
     cold: bool = False
+    hidden: tuple[int, ...] = ()
+    optimizer: str | None = None
 
     def __post_init__(self):
+        object.__setattr__(self, "hidden", tuple(self.hidden))  # JSON gives a list
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if min(self.n, self.k, self.m, self.threads) < 1:
@@ -69,6 +99,8 @@ class Case:
             raise ValueError(f"dtype must be float32 or float64, got {self.dtype!r}")
         if not 0 < self.density <= 1:
             raise ValueError(f"density must be in (0, 1], got {self.density}")
+        if (self.kind == "train") != (self.optimizer in OPTIMIZERS) or (self.kind in NETWORKS) != bool(self.hidden):
+            raise ValueError(f"hidden and optimizer must fit the kind, got {self}")
 
     @property
     def sparse(self) -> bool:
@@ -83,13 +115,25 @@ class Case:
         return np.dtype(self.dtype).itemsize
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """From the input to the output."""
+        return (self.k, *self.hidden, self.n)
+
+    @property
     def stored(self) -> int:
-        """Entries of the weight that are stored: all of a dense one's."""
-        return round(self.density * self.n * self.k) if self.sparse else self.n * self.k
+        """Entries of the weights that are stored: all of a dense one's."""
+        if self.sparse:
+            return round(self.density * self.n * self.k)
+        return sum(n * k for k, n in itertools.pairwise(self.widths))
 
     @property
     def flops(self) -> int:
-        """A multiply and an add a stored entry and row; backward does that for x and for the weight."""
+        """A multiply and an add a stored entry and row; backward does that for x and for the weight.
+
+        A training step does all three, but has no use for the gradient of its input.
+        """
+        if self.kind == "train":
+            return 6 * self.m * self.stored - 2 * self.m * self.widths[0] * self.widths[1]
         return (4 if self.backward else 2) * self.m * self.stored
 
     @property
@@ -100,7 +144,11 @@ class Case:
 
     @property
     def traffic_bytes(self) -> int:
-        """Bytes that must cross from memory however good the code: the weight, and backward its gradient too."""
+        """Bytes that must cross from memory however good the code: the weight, and backward its gradient too; in
+        training what the optimiser reads and writes of weights and state.
+        """
+        if self.kind == "train":
+            return {"sgd": 4, "adamw": 6}[self.optimizer] * self.weight_bytes
         return self.weight_bytes + (self.stored * self.itemsize if self.backward else 0)
 
     @property
@@ -110,6 +158,8 @@ class Case:
 
     @property
     def shape(self) -> str:
+        if self.kind in ("train", *BLOCKS):
+            return "-".join(map(str, self.widths))
         return f"{self.n}×{self.k}"
 
     @property
@@ -120,6 +170,8 @@ class Case:
             label += f" {100 * (1 - self.density):.0f}% zeros"
         if self.kind == "epilogue":
             label += " bias" + ("+residual" if self.residual else "") + f"+{self.activation or 'none'}"
+        if self.optimizer:
+            label += f" {self.optimizer}"
         return label
 
     @property
@@ -131,7 +183,7 @@ class Case:
 @dataclass
 class Data:
     """The arrays of a case, C-contiguous. The sparse weight is ``(values, indices, indptr)`` beside its dense
-    twin.
+    twin. Of a network, `weights` and `biases` layer by layer, and `target` the labels.
     """
 
     x: np.ndarray
@@ -142,6 +194,9 @@ class Data:
     values: np.ndarray | None = None
     indices: np.ndarray | None = None
     indptr: np.ndarray | None = None
+    weights: tuple[np.ndarray, ...] = ()
+    biases: tuple[np.ndarray, ...] = ()
+    target: np.ndarray | None = None
 
     @property
     def rows(self) -> np.ndarray:
@@ -159,18 +214,26 @@ def make_data(case: Case) -> Data:
         case.density if case.sparse else None,
         case.backward,
         case.residual,
+        case.hidden,
     )
 
 
 # The thread counts of one problem follow each other: two entries are enough, and bound the memory.
 @functools.lru_cache(maxsize=2)
-def _make_data(n, k, m, dtype, density, backward, residual) -> Data:
+def _make_data(n, k, m, dtype, density, backward, residual, hidden) -> Data:
     rng = np.random.default_rng([n, k, m, int(1000 * (density or 1))])
     draw = functools.partial(rng.standard_normal, dtype=np.dtype(dtype))
     data = Data(
-        x=draw((m, k)), w=draw((n, k)), b=draw(n), gy=draw((m, n)) if backward else None,
+        x=draw((m, k)), w=None if hidden else draw((n, k)), b=draw(n), gy=draw((m, n)) if backward else None,
         residual=draw((m, n)) if residual else None,
     )  # fmt: skip
+    if hidden:
+        # Of the size at which activations keep theirs.
+        sides = list(itertools.pairwise((k, *hidden, n)))
+        data.weights = tuple(draw((n, k)) * data.x.dtype.type(1 / math.sqrt(k)) for k, n in sides)
+        data.biases = tuple(draw(n) for _, n in sides)
+        data.target = rng.integers(0, n, m)
+        data.w, data.b = data.weights[-1], data.biases[-1]
     if density is not None:
         # Entries anywhere, so that rows differ in length as pruned layers' rows do.
         flat = np.sort(rng.choice(n * k, round(density * n * k), replace=False))
@@ -207,8 +270,20 @@ def cases(
 ) -> list[Case]:
     """All cells of one kind, threads innermost (so that neighbours share their data).
 
-    `shapes` and `batches` default to those of the kind.
+    `shapes` and `batches` default to those of the kind; networks and blocks are what they are, whatever the shapes.
     """
+    if kind == "train":
+        return [
+            Case(kind, widths[-1], widths[0], m, dtype, count, cold=cold, hidden=widths[1:-1], optimizer=optimizer)
+            for dtype, (widths, batch), optimizer in itertools.product(dtypes, NETS, OPTIMIZERS)
+            for m, count in itertools.product(batches or (batch,), threads)
+        ]
+    if kind in BLOCKS:
+        widths, sizes = BLOCKS[kind]
+        return [
+            Case(kind, widths[-1], widths[0], m, dtype, count, cold=cold, hidden=widths[1:-1])
+            for dtype, m, count in itertools.product(dtypes, batches or sizes, threads)
+        ]
     default_shapes, default_batches = {
         "csr": (SPARSE_SHAPES, SPARSE_BATCHES),
         "csr-backward": (SPARSE_SHAPES, SPARSE_BATCHES),

@@ -11,10 +11,14 @@ import math
 
 import numpy as np
 
-from .cases import Case, Data
+from . import steps
+from .cases import STEPS, Case, Data
 
 #: Largest error, in roundings (2⁻²⁴ for float32) of the sum of moduli.
 ROUNDINGS = 32
+#: Largest error of what a few training steps changed, in the norm and relative to the change. Adam divides a gradient
+#: by its own size, so where that is next to nothing, rounding shows.
+TRAINED = 1e-3
 #: Rows whose every element is compared; the others are covered by one random projection.
 ROWS = 24
 
@@ -34,7 +38,15 @@ class Wrong(Exception):
 
 
 def check(case: Case, data: Data, answer: tuple[np.ndarray, ...]) -> None:
-    """Raise `Wrong` unless `answer` is that of `case`: ``(y,)`` forward, ``(gx, gw, gb)`` backward."""
+    """Raise `Wrong` unless `answer` is that of `case`: ``(y,)`` forward, ``(gx, gw, gb)`` backward, in training all
+    parameters after `STEPS` steps.
+    """
+    if case.kind == "train":
+        return _trained(case, data, answer)
+    if case.kind == "feedforward":
+        return _feedforward(case, data, *answer)
+    if case.kind == "norm":
+        return _normalised(case, data, *answer)
     x, w, b = (a.astype(np.float64) for a in (data.x, data.w, data.b))
     if not case.backward:
         (y,) = answer
@@ -96,3 +108,38 @@ def _stored(what, case, got, gy, x, data):
     some = np.unique(np.r_[0, len(got) - 1, rng.integers(0, len(got), 4096)])
     left, right = gy[:, data.rows[some]], x[:, data.indices[some]]
     _compare(what, case, got[some], (left * right).sum(0), (np.abs(left) * np.abs(right)).sum(0))
+
+
+def _trained(case, data, answer):
+    """Compare what the steps changed in each weight and bias with the change in float64."""
+    before = [array for pair in zip(data.weights, data.biases, strict=True) for array in pair]
+    unit = float(np.finfo(case.dtype).eps) / 2
+    for i, (got, old, new) in enumerate(zip(answer, before, steps.reference(case, data, STEPS), strict=True)):
+        what = f"{'bias' if i % 2 else 'weight'} {i // 2} after {STEPS} steps"
+        _expect(what, case, got, old.shape)
+        change, error = np.linalg.norm(new - old), np.linalg.norm(got - new)
+        # Each step rounds each parameter once, twice with weight decay.
+        allowed = TRAINED * change + 2 * STEPS * unit * np.linalg.norm(old)
+        if not error <= allowed:
+            raise Wrong(f"{what} is off by {error / change:.2g} of the change, {allowed / change:.2g} is allowed")
+
+
+def _feedforward(case, data, y):
+    """Compare in full; an error of the intermediate counts at most 1.13 times (the slope of gelu)."""
+    (w1, w2), (b1, b2) = ([a.astype(np.float64) for a in arrays] for arrays in (data.weights, data.biases))
+    x = data.x.astype(np.float64)
+    h = ACTIVATIONS["gelu"](x @ w1.T + b1)
+    inner = np.abs(x) @ np.abs(w1).T + np.abs(b1)
+    _expect("y", case, y, (case.m, case.n))
+    _compare("y", case, y, h @ w2.T + b2, (np.abs(h) + 1.13 * inner) @ np.abs(w2).T + np.abs(b2))
+
+
+def _normalised(case, data, y):
+    """Compare in full; an error of the product is divided by the row's deviation, and counts again in its mean."""
+    x, w, b = (a.astype(np.float64) for a in (data.x, data.w, data.b))
+    z = x @ w.T + b
+    deviation = np.sqrt(z.var(1, keepdims=True) + 1e-5)
+    y0 = (z - z.mean(1, keepdims=True)) / deviation
+    inner = (np.abs(x) @ np.abs(w).T + np.abs(b)).max(1, keepdims=True)
+    _expect("y", case, y, (case.m, case.n))
+    _compare("y", case, y, y0, 2 * inner / deviation * (1 + np.abs(y0)))

@@ -22,6 +22,7 @@ examples:
   python -m fastfc bench --no-digits --no-backward --no-sparse --shapes 3072x768 --batches 1,4,16
   python -m fastfc bench --rivals numpy,onnxruntime --threads 2 --scaling
   python -m fastfc bench --kinds call,epilogue             what a small call and an epilogue cost
+  python -m fastfc bench --kinds train --threads 1,2       a training step against numpy and torch
   python -m fastfc bench --compare results/before.json     is anything slower than it was?
 
 Rivals that are not installed are left out. Figures mean something on an idle machine only; ratios survive
@@ -163,7 +164,7 @@ def chosen_cases(options: argparse.Namespace) -> list[cases.Case]:
     threads = options.threads or sorted({1, fastfc.get_num_threads()})
     found = []
     for kind in kinds:
-        own = kind in cases.SPARSE_KINDS or kind in ("call", "epilogue")
+        own = kind in cases.SPARSE_KINDS or kind in ("call", "epilogue", "train", *cases.BLOCKS)
         shapes, batches = options.shapes, options.batches
         if options.quick and not own:
             shapes, batches = shapes or cases.QUICK_SHAPES, batches or cases.QUICK_BATCHES
@@ -171,7 +172,10 @@ def chosen_cases(options: argparse.Namespace) -> list[cases.Case]:
             batches = batches or {"csr": (64,), "csr-backward": (64,), "epilogue": (64,)}.get(kind)
         # scipy.sparse has one thread; who asks for more gets more.
         counts = threads if options.threads or kind not in cases.SPARSE_KINDS else threads[:1]
-        found += cases.cases(kind, shapes, batches, options.dtypes, counts, options.densities, options.cold)
+        some = cases.cases(kind, shapes, batches, options.dtypes, counts, options.densities, options.cold)
+        if options.quick and kind == "train":
+            some = [case for case in some if case.flops < 1e9]
+        found += some
     subject = rivals.RIVALS[rivals.SUBJECT]()
     return [case for case in found if subject.supports(case)]
 
@@ -196,6 +200,8 @@ def measure_case(
         try:
             rival.set_threads(case.threads)
             task = rival.prepare(case, data)
+            if case.kind == "train":
+                task.burst(cases.STEPS - 1)
             answer = task.once()
             if rival.name != rivals.FastfcBare.name:  # computes less, on purpose
                 check.check(case, data, answer)

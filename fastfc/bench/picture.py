@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 
 from .cases import KINDS
-from .report import case_of, disturbed, groups
+from .report import BARE, case_of, disturbed, groups
 from .rivals import SUBJECT
 
 #: Colour and marker; relatives share a colour and differ in marker and line.
@@ -19,6 +19,7 @@ _STYLE = {
     "scipy": ("#17becf", "D"),
     "scipy.sparse": ("#1f77b4", "s"),
     "torch": ("#ff7f0e", "^"),
+    "torch.compile": ("#d62728", "v"),
     "onednn": ("#8c564b", "v"),
     "torch.sparse": ("#ff7f0e", "^"),
     "onnxruntime": ("#2ca02c", "P"),
@@ -42,7 +43,7 @@ def draw(cells: Sequence[dict], path: str, subtitle: str = "") -> list[str]:
 
     pictures: dict[tuple, dict[tuple, list[dict]]] = {}
     for (kind, dtype, threads, cold), members in groups(cells).items():
-        if kind not in ("call", "epilogue"):
+        if kind not in ("call", *BARE):
             for cell in members:
                 if disturbed(cell):
                     continue

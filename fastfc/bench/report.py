@@ -20,8 +20,11 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from . import limits, measure
-from .cases import KINDS, Case
+from .cases import BLOCKS, KINDS, Case
 from .rivals import BLAS, SUBJECT, VARIANTS
+
+#: Kinds of which the point is what they cost over the bare product.
+BARE = ("epilogue", *BLOCKS)
 
 #: Of the JSON file; raised when a reader of the old form would misread the new.
 FORMAT = 1
@@ -34,7 +37,7 @@ def make_cell(
     times = {name: timing.to_json() for name, timing in timings.items()}
     peak, read = times.pop(limits.PEAK, None), times.pop(limits.READ, None)
     return {
-        "case": dataclasses.asdict(case),
+        "case": {**dataclasses.asdict(case), "hidden": list(case.hidden)},  # as JSON has it
         "flops": case.flops,
         "traffic_bytes": case.traffic_bytes,
         "peak": peak and 1 / peak["min"],
@@ -159,7 +162,7 @@ def render(cells: Sequence[dict]) -> str:
     """All tables and their means, as one text."""
     parts = []
     for key, members in groups(cells).items():
-        render_group = {"call": _render_calls, "epilogue": _render_epilogues}.get(key[0], _render_group)
+        render_group = _render_calls if key[0] == "call" else _render_against_bare if key[0] in BARE else _render_group
         parts.append(f"{title(*key)}\n\n{render_group(members)}")
     return "\n\n".join(parts)
 
@@ -237,14 +240,14 @@ def _render_calls(members):
     return table(["weight N×K", "batch", *names], lines) + "\n\nin brackets: time as a share of numpy's x @ W.T + b"
 
 
-def _render_epilogues(members):
+def _render_against_bare(members):
     lines = []
     for cell in members:
         case, full = case_of(cell), cell["times"].get(SUBJECT, {}).get("min")
         bare = cell["times"].get("fastfc-bare", {}).get("min")
         cost = f"{100 * (full / bare - 1):+.1f}%" if full and bare else "–"
         lines.append([case.label, str(case.m), _time(bare), _time(full), cost])
-    return table(["weight N×K", "batch", "bare product", "with epilogue", "cost"], lines)
+    return table(["weight N×K", "batch", "bare", "in full", "cost"], lines)
 
 
 #: A ratio within this factor of 1 is a draw.

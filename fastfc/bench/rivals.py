@@ -17,13 +17,15 @@ import glob
 import importlib
 import importlib.metadata
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterable
 
 import numpy as np
 
-from .cases import Case, Data
+from . import steps
+from .cases import BLOCKS, Case, Data
 from .measure import Task
 
 
@@ -82,6 +84,11 @@ class Rival:
         raise NotImplementedError
 
 
+def _training(case: Case, data: Data, make, convert=np.asarray) -> Task:
+    step, parameters = make(case, data)
+    return Task("step()", "*parameters()", {"step": step, "parameters": parameters}, convert)
+
+
 def _empty(case: Case) -> np.ndarray:
     return np.empty((case.m, case.n), case.dtype)
 
@@ -105,7 +112,7 @@ class Fastfc(Rival):
     name = "fastfc"
     package = "fastfc"
     modules = ("fastfc",)
-    kinds = frozenset({"forward", "plain", "backward", "csr", "csr-backward", "call", "epilogue"})
+    kinds = frozenset({"forward", "plain", "backward", "csr", "csr-backward", "call", "epilogue", "train", *BLOCKS})
 
     @classmethod
     def version(cls):
@@ -114,7 +121,14 @@ class Fastfc(Rival):
         return getattr(fastfc, "__version__", None) or super().version()
 
     def supports(self, case):
-        return case.kind in self.kinds and case.dtype in self.dtypes and _has_activation(case.activation)
+        if case.kind not in self.kinds or case.dtype not in self.dtypes:
+            return False
+        import fastfc
+
+        needed = {"feedforward": "FeedForward", "norm": "LayerNorm"}.get(case.kind, "linear")
+        if not hasattr(fastfc, needed) or (case.optimizer == "adamw" and not hasattr(fastfc.optim, "AdamW")):
+            return False  # an older fastfc
+        return _has_activation(case.activation)
 
     def set_threads(self, threads):
         import fastfc
@@ -124,6 +138,10 @@ class Fastfc(Rival):
     def prepare(self, case, data):
         import fastfc
 
+        if case.kind == "train":
+            return _training(case, data, steps.fastfc_step)
+        if case.kind in BLOCKS:
+            return Task("y = model(x)", "y", {"model": steps.fastfc_block(case, data), "x": data.x})
         if case.sparse:
             weight = fastfc.CSR(data.values, data.indices, data.indptr, (case.n, case.k))
         elif case.kind in ("plain", "backward"):
@@ -164,14 +182,23 @@ class FastfcOut(Fastfc):
 
 
 class FastfcBare(Fastfc):
-    """The bare product, what an epilogue is measured against."""
+    """The bare product, what an epilogue is measured against; the two of a feed-forward block, and the Linear before a
+    LayerNorm.
+    """
 
     name = "fastfc-bare"
-    kinds = frozenset({"epilogue"})
+    kinds = frozenset({"epilogue", *BLOCKS})
 
     def prepare(self, case, data):
         import fastfc
 
+        if case.kind == "norm":
+            return Task("y = model(x)", "y", {"model": steps.fastfc_block(case, data)[0].eval(), "x": data.x})
+        if case.kind == "feedforward":
+            names = {"linear": fastfc.linear, "x": data.x, "out": _empty(case)}
+            names |= {"w1": fastfc.pack(data.weights[0]), "w2": fastfc.pack(data.weights[1])}
+            names["h"] = np.empty((case.m, *case.hidden), case.dtype)
+            return Task("y = linear(linear(x, w1, out=h), w2, out=out)", "y", names)
         names = {"linear": fastfc.linear, "x": data.x, "w": fastfc.pack(data.w), "out": _empty(case)}
         return Task("y = linear(x, w, out=out)", "y", names)
 
@@ -215,9 +242,11 @@ class Numpy(_OpenBLAS):
     """matmul into an existing array, bias added in place: numpy has no fused form."""
 
     name, package, modules, blas = "numpy", "numpy", ("numpy",), True
-    kinds = frozenset({"forward", "plain", "backward", "call"})
+    kinds = frozenset({"forward", "plain", "backward", "call", "train"})
 
     def prepare(self, case, data):
+        if case.kind == "train":
+            return _training(case, data, steps.numpy_step)
         names = {"x": data.x, "wt": data.w.T, "b": data.b}
         if case.kind == "call":
             return Task("y = x @ wt + b", "y", names)
@@ -304,7 +333,7 @@ class Torch(Rival):
     """
 
     name, package, modules = "torch", "torch", ("torch",)
-    kinds = frozenset({"forward", "plain", "backward", "call"})
+    kinds = frozenset({"forward", "plain", "backward", "call", "train"})
 
     @classmethod
     def version(cls):
@@ -320,6 +349,8 @@ class Torch(Rival):
     def prepare(self, case, data):
         import torch
 
+        if case.kind == "train":
+            return _training(case, data, steps.torch_step, _from_torch)
         names = {"linear": torch.nn.functional.linear}
         names |= {name: torch.from_numpy(getattr(data, name)) for name in "xwb"}
         if not case.backward:
@@ -339,7 +370,20 @@ class Torch(Rival):
 
 
 def _from_torch(tensor) -> np.ndarray:
-    return tensor.to_dense().numpy() if tensor.is_mkldnn else tensor.numpy()
+    return tensor.to_dense().numpy() if tensor.is_mkldnn else tensor.detach().numpy()
+
+
+class TorchCompile(Torch):
+    """A training step compiled by torch (its inductor needs a C++ compiler; setting up a case takes it some 20 s)."""
+
+    name, kinds = "torch.compile", frozenset({"train"})
+
+    @classmethod
+    def missing(cls):
+        return super().missing() or (None if shutil.which("g++") else "its compiler needs g++")
+
+    def prepare(self, case, data):
+        return _training(case, data, functools.partial(steps.torch_step, compiled=True), _from_torch)
 
 
 class TorchOneDNN(Torch):
@@ -667,8 +711,8 @@ class MKLSparse(MKL):
 RIVALS: dict[str, type[Rival]] = {
     rival.name: rival
     for rival in (
-        Fastfc, FastfcOut, FastfcBare, FastfcSerial, Numpy, Scipy, ScipySparse, Torch, TorchOneDNN,
-        TorchSparse, OnnxRuntime, OpenVINO, MKL, MKLPacked, MKLSparse,
+        Fastfc, FastfcOut, FastfcBare, FastfcSerial, Numpy, Scipy, ScipySparse, Torch, TorchCompile,
+        TorchOneDNN, TorchSparse, OnnxRuntime, OpenVINO, MKL, MKLPacked, MKLSparse,
     )
 }  # fmt: skip
 SUBJECT = Fastfc.name
