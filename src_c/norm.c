@@ -111,7 +111,7 @@ fc_status fc_linear_norm_forward(fc_dtype dtype, const fc_matrix *x, const fc_ma
     const fc_kernels *kernels = packed ? packed->kernels : fc_current();
     const fc_matrix h = {epilogue->y, m, n, epilogue->y_row, size};
     const ptrdiff_t tiles = packed ? TILES * fc_team_for((double)m * (double)n * (double)x->cols, threads) : TILES_PACKING;
-    const ptrdiff_t rows = tiles * kernels->tile_rows[dtype];
+    const ptrdiff_t rows = tiles * kernels->tile_rows;
     for (ptrdiff_t i = 0; i < m; i += rows) {
         const ptrdiff_t end = m - i < rows ? m : i + rows;
         const fc_matrix part = {row_of(x, i), end - i, x->cols, x->row_stride, x->col_stride};
