@@ -7,6 +7,7 @@ two bare products, and its memory; with torch also against torch. torch is optio
 weights, and the comparison is left out.
 """
 
+import argparse
 import time
 import tracemalloc
 
@@ -55,7 +56,7 @@ def compare(block, theirs):
     return [float(np.linalg.norm(ours - other) / np.linalg.norm(other)) for ours, other in pairs]
 
 
-def milliseconds(functions, seconds=1.0):
+def milliseconds(functions, seconds):
     """The lower quartile of the times of a call of each, taken in turn."""
     times = [[] for _ in functions]
     end = time.perf_counter() + seconds
@@ -77,6 +78,10 @@ def array_memory(function):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="shorter measurements")
+    seconds = 0.05 if parser.parse_args().quick else 1.0
+
     block = fastfc.FeedForward(D_MODEL, D_FF, dropout=0.0, rng=0)
     theirs = torch_block()
     if theirs is None:
@@ -97,9 +102,9 @@ def main():
         x = np.random.default_rng(rows).standard_normal((rows, D_MODEL), dtype=np.float32)
         w1, w2 = block.w1.weight.operand, block.w2.weight.operand
         functions = [lambda: fastfc.linear(fastfc.linear(x, w1), w2), lambda: block(x)]  # noqa: B023
-        bare, ours = milliseconds(functions)
+        bare, ours = milliseconds(functions, seconds)
         # On its own: threads of torch that still wait for work would take the time of others.
-        other = [] if theirs is None else milliseconds([inference(theirs, x, threads)])
+        other = [] if theirs is None else milliseconds([inference(theirs, x, threads)], seconds)
         print(f"{rows:4}   {bare:17.2f}   {ours:5.2f}   {bare / ours:19.0%}   " + "".join(f"{t:5.2f}" for t in other))
     print(f"\nAt {rows} rows the bare products make arrays of {array_memory(functions[0]) / 2**20:.1f} MiB, "
           f"the block of {array_memory(functions[1]) / 2**20:.1f} MiB, y alone;\n"

@@ -94,10 +94,11 @@ def everybody():
         extra |= {"density": 0.2} if kind in cases.SPARSE_KINDS else {}
         extra |= {"hidden": (29,)} if kind in cases.NETWORKS else {}
         extra |= {"optimizer": "adamw"} if kind == "train" else {}
+        extra |= {"n": small["k"]} if kind == "feedforward" else {}
         for m in (1, 5):
             for dtype in ("float32", "float64"):
                 for name in rivals.RIVALS:
-                    case = Case(kind, m=m, dtype=dtype, threads=2, **small, **extra)
+                    case = Case(kind, m=m, dtype=dtype, threads=2, **small | extra)
                     if rivals.RIVALS[name]().supports(case) and name not in ("fastfc-bare", "torch.compile"):
                         yield pytest.param(name, case, id=f"{name}-{kind}-{m}-{dtype}")
 

@@ -49,6 +49,12 @@ def test_vgg_head(tmp_path):
     assert float(found[2]) < float(found[1])
 
 
+def test_feedforward(tmp_path):
+    text = run("feedforward.py", tmp_path)
+    assert re.search(r"\n +8 .*%", text) and re.search(r"\n +512 .*%", text)
+    assert "y differs from torch's by" in text or "torch is not installed" in text
+
+
 def test_low_rank(tmp_path):
     pytest.importorskip("sklearn", reason="has the data")
     text = run("low_rank.py", tmp_path)

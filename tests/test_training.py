@@ -14,6 +14,14 @@ from fastfc import training
 LOSS = fastfc.CrossEntropyLoss()
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_arrives():
+    """As in a shell: a process that was started in the background ignores ^C, and its children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def problem(samples=100, dtype=np.float32, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((samples, 6)).astype(dtype)
