@@ -11,8 +11,8 @@ FMA_ISAS = [name for name in fastfc.available_isas() if name != "baseline"]
 
 
 class Edges:
-    """Sizes at which a target changes its ways. The lanes are read off a packed weight's padding, a panel is four
-    vectors; the rest mirrors src_c/gemm.c, and only decides which sizes are worth a test."""
+    """Sizes at which a target changes its ways. The lanes are read off a packed weight's padding, `panel` is the
+    widest tile, four vectors; the rest mirrors src_c/gemm.c, and only decides which sizes are worth a test."""
 
     def __init__(self, dtype):
         self.itemsize = np.dtype(dtype).itemsize
@@ -35,13 +35,13 @@ class Edges:
 
     @property
     def chunk(self):
-        """Steps of k after which the totals leave the registers of a call: half of L2 full of a panel."""
+        """Steps of k after which sums leave the registers of a call: a panel in a quarter of L2, at most 5 blocks."""
         try:
             l2 = os.sysconf("SC_LEVEL2_CACHE_SIZE")
         except (ValueError, OSError):
             l2 = 0
         l2 = l2 if l2 >= 128 << 10 else 512 << 10
-        return max(l2 // 2 // (self.panel * self.itemsize) // 192 * 192, 192)
+        return min(max(l2 // 4 // (self.panel * self.itemsize) // 192 * 192, 192), 5 * 192)
 
 
 # Around one, two and three numeric blocks, and within each.
