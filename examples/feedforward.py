@@ -77,11 +77,7 @@ def array_memory(function):
     return peak
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="shorter measurements")
-    seconds = 0.05 if parser.parse_args().quick else 1.0
-
+def main(seconds=1.0):
     block = fastfc.FeedForward(D_MODEL, D_FF, dropout=0.0, rng=0)
     theirs = torch_block()
     if theirs is None:
@@ -125,4 +121,6 @@ def inference(theirs, x, threads):
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--quick", action="store_true", help="shorter measurements")
+    main(0.05 if parser.parse_args().quick else 1.0)

@@ -616,10 +616,9 @@ def test_the_example_runs(with_torch, capsys):
     example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "feedforward.py"))
     names = example["main"].__globals__
     names["ROWS"] = (8,)
-    names["milliseconds"].__defaults__ = (0.0,)
     if not with_torch:
         names["torch_block"] = lambda: None
-    example["main"]()
+    example["main"](0.0)
     said = capsys.readouterr().out
     assert ("With torch's weights" in said) == with_torch and ("is left out" in said) != with_torch
     assert "two bare products" in said and "workspace of 2.25 MiB" in said
