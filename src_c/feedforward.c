@@ -79,8 +79,7 @@ enum { SCRATCH = 9 << 18, LEAST_ROWS = 64 };
 fc_status fc_feedforward_forward(fc_dtype dtype, const fc_matrix *x, const fc_feedforward *block, const fc_matrix *y,
                                  int threads) {
     const ptrdiff_t size = fc_size(dtype), width = block->w1->n, factors = block->w3 ? 2 : 1;
-    ptrdiff_t h_row = width * size;
-    if (h_row % 1024 == 0) h_row += 64; /* or rows would crowd into few sets of the caches */
+    const ptrdiff_t h_row = fc_apart(width * size);
     if (!x->rows) return FC_OK;
     ptrdiff_t rows = SCRATCH / (factors * h_row);
     if (rows < LEAST_ROWS) rows = LEAST_ROWS;

@@ -1,6 +1,6 @@
 /* Blocking and threads of the dense product. Start reading at fc_gemm_run.
  *
- * The loops, outside in: units (a block of rows of a by a panel of b), shared out to threads; chunks of k; and inside the
+ * The loops, outside in: units (a block of rows of a by a strip of b's panels), shared out to threads; chunks of k; and inside the
  * kernel row tiles, then k. A chunk of a panel stays in L2 while all its row tiles read it; sums that go on from chunk to
  * chunk wait in a scratch of totals, never in y. */
 #include "gemm.h"
@@ -28,19 +28,19 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
                       ptrdiff_t k) {
     const fc_gemm *g = p->g;
     const fc_kernels *kernels = g->kernels;
-    const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype], lanes = kernels->lanes[g->dtype];
+    const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype];
     fc_gemm_job job = {
         .a = (const char *)g->a + begin * g->a_row + k * size, .a_row = g->a_row, .b_step = panel, .b_tail = panel,
         .m = end - begin, .n = n, .k = g->k - k < p->chunk ? g->k - k : p->chunk, .total = p->total_bytes ? total : NULL,
         .fetch_y = p->fetch_y, .first = k == 0, .last = k + p->chunk >= g->k, .epilogue = g->epilogue, .row = begin, .col = col,
     };
     if (g->panels) {
-        job.b_tail = (n % panel + lanes - 1) / lanes * lanes;
+        job.b_tail = fc_panel_step(kernels, g->dtype, g->n, (g->n - 1) / panel);
         job.b_panel = panel * g->k;
         job.b = (const char *)g->panels + (col * g->k + k * (n < panel ? job.b_tail : panel)) * size;
         job.ahead = p->ahead;
         job.stream = p->ahead ? 0 : p->stream;
-    } else if (p->direct && n % lanes == 0 && !(p->pack_bytes && kernels->narrow)) {
+    } else if (p->direct && n % kernels->lanes[g->dtype] == 0) {
         job.b = (const char *)g->b + col * g->b_j + k * g->b_k;
         job.b_step = job.b_tail = g->b_k / size;
         job.b_panel = panel;
@@ -121,6 +121,10 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const int far = 3 * weight > (double)fc_l3_bytes();
     /* A panel is walked once, by one tile or one in each strip, and read where it stands. (`scalar` has lower tiles.) */
     const int once = g->m <= FC_FEW && (g->panels || (p.direct && g->n % kernels->lanes[g->dtype] == 0));
+    /* Otherwise b is packed; where a panel's row is one line, several panels at a time, and before it is used. */
+    const int packs = !g->panels && !once && !p.few;
+    const ptrdiff_t together = packs && kernels->narrow ? 2 * p.cols : panel;
+    if (packs && kernels->narrow) p.direct = 0;
 
     /* How far ahead: what is near comes within the time of a few steps; out of a busy L3, or memory, it takes a third of
      * L1, and where rows are apart something between, because they crowd into few sets. With many rows there is time to
@@ -133,7 +137,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
      * evenly in small ones. */
     ptrdiff_t room = (ptrdiff_t)(g->panels ? fc_l2_bytes() / 4 : fc_l2_bytes() / 2);
     if (g->panels && far && g->m <= 2 * tile) room = 48 << 10;
-    p.chunk = room / ((g->panels || !kernels->narrow ? panel : 2 * kernels->width[g->dtype]) * size) / FC_BLOCK * FC_BLOCK;
+    p.chunk = room / (together * size) / FC_BLOCK * FC_BLOCK;
     if (g->panels && p.chunk > 5 * FC_BLOCK) p.chunk = 5 * FC_BLOCK;
     if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
     if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
@@ -146,11 +150,9 @@ fc_status fc_gemm_run(const fc_gemm *g) {
         const ptrdiff_t most = g->n / (8 * team);
         while (p.cols * 2 <= most && (double)p.cols * column < UNIT) p.cols *= 2;
     }
-    p.at_once = p.cols;
-    if (g->panels && p.chunk < g->k) p.at_once = panel;
-    if (!g->panels && !once && !p.few) {
-        if (kernels->narrow) p.cols *= 2;
-        p.at_once = kernels->narrow ? p.cols : panel;
+    if (p.cols < together) p.cols = together;
+    p.at_once = packs || p.chunk < g->k ? together : p.cols;
+    if (packs) {
         p.pack_bytes = (size_t)(p.chunk * p.at_once * size + p.at_once / panel * 64 + 63) / 64 * 64;
     }
     p.strips = (g->n + p.cols - 1) / p.cols;
@@ -208,7 +210,7 @@ fc_status fc_contiguous_rows(const fc_kernels *kernels, fc_dtype dtype, const fc
         return FC_OK;
     rows->col_stride = size;
     rows->row_stride = (view.cols + lanes - 1) / lanes * lanes * size;
-    if (rows->row_stride % 1024 == 0) rows->row_stride += 64; /* or rows would crowd into few sets of the caches */
+    rows->row_stride = fc_apart(rows->row_stride);
     if (view.rows > PTRDIFF_MAX / rows->row_stride || !(*owned = fc_alloc((size_t)(view.rows * rows->row_stride))))
         return FC_NO_MEMORY;
     rows->data = *owned;

@@ -127,25 +127,6 @@ fc_status fc_linear_norm_forward(fc_dtype dtype, const fc_matrix *x, const fc_ma
     return FC_OK;
 }
 
-typedef struct behind {
-    const fc_kernels *kernels;
-    fc_dtype dtype;
-    const fc_upstream *up;
-    const fc_matrix *grad;
-    ptrdiff_t begin;
-} behind;
-
-static void activation_row(void *context, int thread, ptrdiff_t i) {
-    const behind *c = context;
-    void *row = row_of(c->grad, c->begin + i);
-    (void)thread;
-    fc_activation_grad_job job = {
-        .grad = row, .z = row_of(c->up->z, c->begin + i), .dst = row, .n = c->grad->cols, .activation = c->up->activation,
-        .parameter = c->up->parameter,
-    };
-    c->kernels->activation_grad[c->dtype](&job);
-}
-
 /* Rows whose gradient goes on into gx while it is in the cache. */
 enum { CHUNK = 2 * FC_BLOCK };
 
@@ -157,17 +138,18 @@ fc_status fc_linear_norm_backward(fc_dtype dtype, const fc_upstream *up, const f
     fc_matrix grad = {fc_alloc((size_t)(m * n * size)), m, n, n * size, size};
     char *sums = wants_sums(norm_out) ? fc_alloc(sums_bytes(dtype, h)) : NULL;
     const fc_norm_gradients to = {.gx = &grad};
-    behind c = {kernels, dtype, up, &grad, 0};
     fc_status status = grad.data && (sums || !wants_sums(norm_out)) ? FC_OK : FC_NO_MEMORY;
-    for (; !status && c.begin < m; c.begin += CHUNK) {
-        const ptrdiff_t end = m - c.begin < CHUNK ? m : c.begin + CHUNK;
-        backward_rows(kernels, dtype, up->grad_y, h, norm, &to, c.begin, end, sums, threads);
-        if (up->activation != FC_IDENTITY)
-            fc_parallel_for(fc_team_for((double)(end - c.begin) * (double)n * 8, threads), end - c.begin, activation_row, &c);
+    for (ptrdiff_t begin = 0; !status && begin < m; begin += CHUNK) {
+        const ptrdiff_t end = m - begin < CHUNK ? m : begin + CHUNK;
+        const fc_matrix g = {row_of(&grad, begin), end - begin, n, grad.row_stride, size};
+        backward_rows(kernels, dtype, up->grad_y, h, norm, &to, begin, end, sums, threads);
+        if (up->activation != FC_IDENTITY) {
+            const fc_matrix z = {row_of(up->z, begin), g.rows, n, up->z->row_stride, size};
+            fc_activation_grad_rows(kernels, dtype, up, &g, &z, &g, threads);
+        }
         if (!out->gx) continue;
-        const fc_matrix g = {row_of(&grad, c.begin), end - c.begin, n, grad.row_stride, size};
-        const fc_matrix part = {row_of(x, c.begin), g.rows, x->cols, x->row_stride, x->col_stride};
-        fc_matrix gx = {row_of(out->gx, c.begin), g.rows, x->cols, out->gx->row_stride, size};
+        const fc_matrix part = {row_of(x, begin), g.rows, x->cols, x->row_stride, x->col_stride};
+        fc_matrix gx = {row_of(out->gx, begin), g.rows, x->cols, out->gx->row_stride, size};
         status = fc_linear_backward(dtype, &(fc_upstream){.grad_y = &g}, &part, w, &(fc_gradients){.gx = &gx}, threads);
     }
     if (!status) {

@@ -23,6 +23,12 @@ static void activation_grad_row(void *context, int thread, ptrdiff_t i) {
     c->kernels->activation_grad[c->dtype](&job);
 }
 
+void fc_activation_grad_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_upstream *up, const fc_matrix *grad,
+                             const fc_matrix *z, const fc_matrix *rows, int threads) {
+    grads c = {kernels, dtype, up, grad, z, rows};
+    fc_parallel_for(fc_team_for((double)rows->rows * (double)rows->cols * 8, threads), rows->rows, activation_grad_row, &c);
+}
+
 fc_status fc_upstream_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_upstream *up, int threads, fc_matrix *rows,
                            void **owned) {
     if (up->activation == FC_IDENTITY) return fc_contiguous_rows(kernels, dtype, up->grad_y, 0, threads, rows, owned);
@@ -37,8 +43,7 @@ fc_status fc_upstream_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_u
         fc_contiguous_rows(kernels, dtype, up->z, 0, threads, &z, &owned_z) == FC_OK &&
         (*owned = fc_alloc((size_t)(rows->rows * rows->row_stride)))) {
         rows->data = *owned;
-        grads c = {kernels, dtype, up, &grad, &z, rows};
-        fc_parallel_for(fc_team_for((double)rows->rows * (double)rows->cols * 8, threads), rows->rows, activation_grad_row, &c);
+        fc_activation_grad_rows(kernels, dtype, up, &grad, &z, rows, threads);
         status = FC_OK;
     }
     fc_free(owned_grad);
