@@ -16,6 +16,7 @@ typedef struct plan {
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     int stream;                   /* steps of b to fetch ahead where it is walked once */
     int ahead;                    /* the next chunk is fetched while this one is worked on */
+    int rows_first;               /* b's strip stays in L2 while rows of a pass by, and y is written along its rows */
     int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
     int direct;                   /* b's rows of outputs are contiguous: it is packed while it is first used */
     int few;                      /* b is read where it stands, its columns of k contiguous */
@@ -32,7 +33,9 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
     fc_gemm_job job = {
         .a = (const char *)g->a + begin * g->a_row + k * size, .a_row = g->a_row, .b_step = panel, .b_tail = panel,
         .m = end - begin, .n = n, .k = g->k - k < p->chunk ? g->k - k : p->chunk, .total = p->total_bytes ? total : NULL,
-        .fetch_y = p->fetch_y, .first = k == 0, .last = k + p->chunk >= g->k, .epilogue = g->epilogue, .row = begin, .col = col,
+        .rows_first = p->rows_first,
+        .fetch_a = (double)(end - begin) * (double)g->k * (double)size > (double)fc_l2_bytes() / 4, .fetch_y = p->fetch_y,
+        .first = k == 0, .last = k + p->chunk >= g->k, .epilogue = g->epilogue, .row = begin, .col = col,
     };
     if (g->panels) {
         job.b_tail = fc_panel_step(kernels, g->dtype, g->n, (g->n - 1) / panel);
@@ -152,6 +155,15 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     }
     if (p.cols < together) p.cols = together;
     p.at_once = packs || p.chunk < g->k ? together : p.cols;
+    /* Where k is short, what a tile stores counts: rows of y are then written from end to end of a strip. */
+    const int in_registers = g->epilogue->activation == FC_IDENTITY || g->epilogue->activation == FC_RELU;
+    if (packs && p.chunk >= g->k && g->m > tile && in_registers) {
+        const ptrdiff_t fit = (ptrdiff_t)fc_l2_bytes() / 2 / (p.chunk * size) / together * together;
+        const ptrdiff_t all = (g->n + together - 1) / together * together;
+        p.rows_first = 1;
+        p.direct = 0;
+        if (fit > together) p.cols = p.at_once = fit < all ? fit : all;
+    }
     if (packs) {
         p.pack_bytes = (size_t)(p.chunk * p.at_once * size + p.at_once / panel * 64 + 63) / 64 * 64;
     }

@@ -29,6 +29,8 @@ typedef struct fc_gemm_job {
     ptrdiff_t b_step, b_tail; /* elements from row to row of a panel, and of a last one that is not full */
     ptrdiff_t b_panel;        /* elements from panel to panel */
     ptrdiff_t m, n, k;
+    int rows_first;           /* each row tile meets all panels before the next; else each panel all row tiles */
+    int fetch_a;              /* a's rows come from farther than L2: fetch the heads of the next tile's */
     int stream;               /* b comes from farther than L2: the steps of it to fetch ahead, into L1; 0: it is in L2 */
     int fetch_y;              /* the rows of y come from memory: fetch them while the sum runs */
     void *copy;               /* NULL, or (n <= panel) where the first of several row tiles leaves b, packed, for the others */
