@@ -136,12 +136,12 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.ahead = g->panels && g->m >= tile && !once;
 
     /* A chunk takes half of L2, so that x streaming by does not push it out; of a packed weight a quarter, because the next
-     * one has to fit too, and at most 5 blocks, because longer ones bring nothing more. From memory, with few rows, it comes
+     * one has to fit too, and at most 6 blocks, because longer ones bring nothing more. From memory, with few rows, it comes
      * evenly in small ones. */
     ptrdiff_t room = (ptrdiff_t)(g->panels ? fc_l2_bytes() / 4 : fc_l2_bytes() / 2);
     if (g->panels && far && g->m <= 2 * tile) room = 48 << 10;
     p.chunk = room / (together * size) / FC_BLOCK * FC_BLOCK;
-    if (g->panels && p.chunk > 5 * FC_BLOCK) p.chunk = 5 * FC_BLOCK;
+    if (g->panels && p.chunk > 6 * FC_BLOCK) p.chunk = 6 * FC_BLOCK;
     if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
     if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
 

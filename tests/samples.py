@@ -35,13 +35,13 @@ class Edges:
 
     @property
     def chunk(self):
-        """Steps of k after which sums leave the registers of a call: a panel in a quarter of L2, at most 5 blocks."""
+        """Steps of k after which sums leave the registers of a call: a panel in a quarter of L2, at most 6 blocks."""
         try:
             l2 = os.sysconf("SC_LEVEL2_CACHE_SIZE")
         except (ValueError, OSError):
             l2 = 0
         l2 = l2 if l2 >= 128 << 10 else 512 << 10
-        return min(max(l2 // 4 // (self.panel * self.itemsize) // 192 * 192, 192), 5 * 192)
+        return min(max(l2 // 4 // (self.panel * self.itemsize) // 192 * 192, 192), 6 * 192)
 
 
 # Around one, two and three numeric blocks, and within each.
