@@ -6,6 +6,7 @@ that very array; both are replaced together or not at all. So a pack that disagr
 
 import copy
 import operator
+import sys
 from collections import namedtuple
 from collections.abc import Mapping
 
@@ -37,7 +38,8 @@ class Parameter:
         The values. Assign an array of the same shape and dtype to replace them: in ``train()`` that array is
         taken as above; in ``eval()`` it is copied into a read-only array and packed anew.
     grad : ndarray or None
-        The gradient, of the shape and dtype of `data`; a backward pass adds to it, or sets it if it is None.
+        The gradient, of the shape and dtype of `data`; a backward pass adds to it, or sets it if it is None. After
+        `clear_grad` in ``train()`` its memory waits for the next gradient, unless somebody else holds the array.
     operand : ndarray or packed weight
         What a product multiplies by: the packed form in ``eval()``, if there is one, otherwise `data`.
     frozen : bool
@@ -63,7 +65,7 @@ class Parameter:
     True
     """
 
-    __slots__ = ("__weakref__", "_data", "_frozen", "_operand", "_packer", "grad")
+    __slots__ = ("__weakref__", "_data", "_frozen", "_operand", "_packer", "_spare", "grad")
 
     def __init__(self, data, *, packer=None):
         if not isinstance(data, np.ndarray):
@@ -72,7 +74,7 @@ class Parameter:
             raise TypeError(f"Parameter(): data must be float32 or float64, got {data.dtype}")
         self._packer = packer
         self._frozen = False
-        self.grad = None
+        self.grad = self._spare = None
         self._commit(self._stage(data))
 
     def _assign(self, array):
@@ -95,7 +97,7 @@ class Parameter:
         """Move the values into a fresh read-only array and pack that. `Module.eval` calls this."""
         if not self._frozen:
             self._commit(self._stage(self._data, frozen=True))
-            self._frozen = True
+            self._frozen, self._spare = True, None
 
     def thaw(self):
         """Drop the pack and move the values into a fresh writeable array. `Module.train` calls this."""
@@ -121,8 +123,20 @@ class Parameter:
 
     def __setstate__(self, state):
         # The pack is made again: it belongs to the kernels of the machine that it was made on.
-        self.grad, self._packer, self._frozen = state["grad"], state["packer"], state["frozen"]
+        self.grad, self._packer, self._frozen, self._spare = state["grad"], state["packer"], state["frozen"], None
         self._commit(self._stage(state["data"]))
+
+    def clear_grad(self):
+        """Set `grad` to None."""
+        grad, self.grad = self.grad, None
+        # To fault in fresh pages costs as much as half the optimiser's step. Two references: `grad` and the argument.
+        if isinstance(grad, np.ndarray) and not self._frozen and sys.getrefcount(grad) == 2 and grad.flags.owndata:
+            self._spare = grad
+
+    def take_spare(self):
+        """An array of the shape and dtype of `data` with any values in it, to become the gradient; or None."""
+        spare, self._spare = self._spare, None
+        return spare
 
     def add_grad(self, grad):
         """Add the array `grad`, which nobody else may hold, to the gradient."""
@@ -168,7 +182,7 @@ class UninitializedParameter(Parameter):
     __slots__ = ()  # of the layout of Parameter, which it becomes
 
     def __init__(self, shape, dtype, *, packer=None):
-        self.grad, self._packer, self._frozen = None, packer, False
+        self.grad, self._packer, self._frozen, self._spare = None, packer, False, None
         self._data = shape, np.dtype(dtype)
 
     shape = property(lambda self: self._data[0])
@@ -199,7 +213,7 @@ class UninitializedParameter(Parameter):
         self._commit(staged)
 
     def __setstate__(self, state):
-        self.grad, self._packer, self._frozen = state["grad"], state["packer"], state["frozen"]
+        self.grad, self._packer, self._frozen, self._spare = state["grad"], state["packer"], state["frozen"], None
         self._data = state["data"]
 
 
@@ -288,7 +302,7 @@ class Module:
     def zero_grad(self):
         """Set the gradient of each parameter to None, as torch does: the next backward pass starts afresh."""
         for parameter in self.parameters():
-            parameter.grad = None
+            parameter.clear_grad()
 
     def _entries(self, prefix=""):
         """Name, module and attribute of each array of the state: parameters, buffers, then those of children."""

@@ -10,6 +10,8 @@ import threading
 import numpy as np
 import pytest
 from gradients import away_from_zero, check_gradients, state_of
+from reference import assert_same_bits
+from samples import gaussian
 
 import fastfc
 
@@ -686,3 +688,39 @@ def test_structure_is_read_only_from_the_start():
             array[0] = 0
         with pytest.raises(ValueError):
             array.flags.writeable = True
+
+
+def test_cleared_gradient_leaves_its_memory_to_the_next(rng):
+    layer = fastfc.Linear(5, 3, rng=0)
+    x, g = gaussian(rng, (4, 5), np.float32), gaussian(rng, (4, 3), np.float32)
+    layer.vjp(x)[1](g)
+    expected, where = layer.weight.grad.copy(), layer.weight.grad.ctypes.data
+    layer.zero_grad()
+    assert layer.weight.grad is None
+    layer.vjp(x)[1](g)
+    assert layer.weight.grad.ctypes.data == where
+    assert_same_bits(layer.weight.grad, expected)
+
+
+@pytest.mark.parametrize("hold", [lambda grad: grad, lambda grad: grad[:1], memoryview])
+def test_cleared_gradient_that_somebody_holds_is_left_alone(rng, hold):
+    layer = fastfc.Linear(5, 3, rng=0)
+    x = gaussian(rng, (4, 5), np.float32)
+    layer.vjp(x)[1](gaussian(rng, (4, 3), np.float32))
+    held = hold(layer.weight.grad)
+    before = np.array(held)
+    layer.zero_grad()
+    layer.vjp(x)[1](gaussian(rng, (4, 3), np.float32))
+    assert not np.shares_memory(np.asarray(held), layer.weight.grad)
+    assert_same_bits(np.asarray(held), before)
+
+
+def test_cleared_gradient_is_not_kept_in_eval_nor_in_a_pickle(rng):
+    layer = fastfc.Linear(50, 30, rng=0)
+    x, g = gaussian(rng, (4, 50), np.float32), gaussian(rng, (4, 30), np.float32)
+    plain = len(pickle.dumps(layer))
+    layer.vjp(x)[1](g)
+    layer.zero_grad()
+    assert len(pickle.dumps(layer)) == plain
+    layer.eval()
+    assert layer.weight.take_spare() is None

@@ -62,9 +62,12 @@ def affine_vjp(x, operand, matrix, weight, bias, activation):
 
     def backward(grad_y, needs_input_grad=True):
         old_w, old_b = weight.grad, None if bias is None else bias.grad
+        accumulate = old_w is not None or old_b is not None
+        if not accumulate:
+            old_w, old_b = weight.take_spare(), None if bias is None else bias.take_spare()
         grad_x, grad_w, grad_b = linear_backward(
             grad_y, x, matrix, activation=activation, preactivation=z, needs=needs_of(bias, needs_input_grad),
-            out=(None, old_w, old_b), accumulate=old_w is not None or old_b is not None)
+            out=(None, old_w, old_b), accumulate=accumulate)
         weight.grad = grad_w
         if bias is not None:
             bias.grad = grad_b

@@ -193,6 +193,9 @@ class Values:
     def grad(self, values):
         self.parameter.grad = values.reshape(self.parameter.shape)
 
+    def take_spare(self):
+        return None
+
 
 def pack_groups(weight, groups):
     return tuple(pack(block) for block in weight.reshape(groups, -1, weight.shape[1]))

@@ -162,3 +162,6 @@ class Gradient:
     """Where a product leaves the gradient of a weight that is computed from parameters."""
 
     grad = None
+
+    def take_spare(self):
+        return None

@@ -134,7 +134,7 @@ class Optimizer:
         for group in self.param_groups:
             for parameter in group["params"]:
                 if set_to_none or not isinstance(parameter.grad, np.ndarray):
-                    parameter.grad = None
+                    parameter.clear_grad()
                 else:
                     parameter.grad.fill(0)
 
