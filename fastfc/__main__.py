@@ -27,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(
         prog="python -m fastfc",
-        description="Fully connected layers on CPUs for numpy arrays: what this build is, whether it computes rightly, and how fast.",
+        description="Fully connected layers on CPUs for numpy arrays: what this build is, whether it computes rightly, "
+        "and how fast.",
         epilog="In Python: import fastfc; y = fastfc.linear(x, weight, bias). Each command has its own --help.",
     )
     commands = parser.add_subparsers(title="commands", metavar="{info,selftest,bench}")

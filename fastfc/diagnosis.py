@@ -17,7 +17,7 @@ from fastfc.sparse import CSR
 
 __all__ = ["SelfTest", "selftest"]
 
-# Results of which the target without FMA keeps only the meaning agree with the others' to this, relative to the largest.
+# How near the results of the target without FMA are to the others', relative to the largest.
 _NEAR = {"float32": 1e-5, "float64": 1e-13}
 
 
@@ -78,10 +78,10 @@ class SelfTest:
 def selftest():
     """Check every kernel of every target that this CPU can run, within a few seconds.
 
-    Each is given small integers, whose results are exact, and random numbers, of which the contract says that they give
-    the same bits alone and in a batch, on one thread and on several, packed or not, and on all targets with FMA. A target
-    that fails is taken out of dispatch until the process ends, with a warning; the next best takes its place. Other
-    threads may compute meanwhile: they keep their target.
+    Each is given small integers, whose results are exact, and random numbers, which by the contract give the same bits
+    alone and in a batch, on one thread and on several, packed or not, and on all targets with FMA. A target that fails
+    is taken out of dispatch until the process ends, with a warning; the next best takes its place. Other threads may
+    compute meanwhile: they keep their target.
 
     Returns
     -------
@@ -95,8 +95,8 @@ def selftest():
 
     Notes
     -----
-    ``python -m fastfc selftest`` prints the same and ends with status 0 if all is well, else 1, for scripts of deployment.
-    Weights that a faulty target packed before still belong to it: pack them again (``model.train().eval()``).
+    ``python -m fastfc selftest`` prints the same and ends with status 0 if all is well, else 1, for scripts of
+    deployment. Weights that a faulty target packed before still belong to it: pack them again (``model.train().eval()``).
 
     Examples
     --------
@@ -116,12 +116,13 @@ def selftest():
     dropped = [isa for isa in wrong if len(wrong) < len(isas) and _core.drop_isa(isa)]
     report = SelfTest(isas, failures, dropped, time.perf_counter() - started, config)
     if failures:
-        now = f"{runtime.current_isa()} is used now" if dropped else "there is no other to use: do not trust its results"
+        now = f"{runtime.current_isa()} is used now" if dropped else "there is no other to use: do not trust results"
+        first = failures[0]
         warnings.warn(
-            f"fastfc: on this machine ({config['cpu']}) the kernels of {', '.join(wrong)} compute wrong results; {now}. "
-            "Weights that were packed before must be packed again. Please report it to fastfc's authors with the output "
-            f"of `python -m fastfc selftest`. First failure: {failures[0].check}, {failures[0].dtype}: "
-            f"{failures[0].detail}",
+            f"fastfc: on this machine ({config['cpu']}) the kernels of {', '.join(wrong)} compute wrong results; "
+            f"{now}. Weights that were packed before must be packed again. Please report it to fastfc's authors with "
+            "the output of `python -m fastfc selftest`. "
+            f"First failure: {first.isa}, {first.check}, {first.dtype}: {first.detail}",
             RuntimeWarning,
             stacklevel=2,
         )

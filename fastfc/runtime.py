@@ -215,7 +215,7 @@ def register_threadpoolctl():
 
 
 class _WhenImported:
-    """On sys.meta_path until threadpoolctl is imported, which fastfc itself does not do: that would cost milliseconds."""
+    """On sys.meta_path until threadpoolctl is imported. (fastfc itself does not import it: that costs milliseconds.)"""
 
     @classmethod
     def find_spec(cls, name, path=None, target=None):

@@ -33,7 +33,8 @@ def calls(dtype):
     bias, packed = gaussian(rng, (n,), dtype), fastfc.pack(w)
     norm = fastfc.LayerNorm(n, dtype=dtype)
     ff = fastfc.FeedForward(40, 70, activation="swiglu", dtype=dtype, rng=0).eval()
-    fused = fastfc.Sequential(fastfc.Linear(400, n, dtype=dtype, rng=0), fastfc.GELU(), fastfc.LayerNorm(n, dtype=dtype))
+    linear, after = fastfc.Linear(400, n, dtype=dtype, rng=0), fastfc.LayerNorm(n, dtype=dtype)
+    fused = fastfc.Sequential(linear, fastfc.GELU(), after)
     labels, logits = rng.integers(0, 9, 4000), gaussian(rng, (4000, 9), dtype)
     flat = gaussian(rng, (9_000_000,), dtype)
 

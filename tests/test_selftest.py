@@ -60,7 +60,8 @@ def test_a_fault_in_any_kernel_is_seen(isa):
         """
     )
     kernels = len(_core.kernel_names())
-    assert result.stdout.strip() == str(2 * (kernels + (kernels - 3) * (isa != "baseline"))), result.stdout + result.stderr
+    expected = 2 * (kernels + (kernels - 3) * (isa != "baseline"))
+    assert result.stdout.strip() == str(expected), result.stdout + result.stderr
 
 
 @with_symbols
@@ -96,8 +97,8 @@ def test_a_faulty_target_is_taken_out_of_dispatch():
 @with_symbols
 @pytest.mark.parametrize("which, left", [("scalar", -1), ("all", None)])
 def test_what_is_left_when_the_definition_or_everything_is_wrong(which, left):
-    """A fault in `scalar`, with which the others are compared, does not cost the others their place; and with all targets
-    faulty, none is dropped, and the report says so."""
+    """A fault in `scalar`, with which the others are compared, does not cost the others their place; and with all
+    targets faulty, none is dropped, and the report says so."""
     result = script(
         f"""
         import contextlib, warnings
