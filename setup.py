@@ -43,8 +43,9 @@ class build_kernels(build_ext):
         openmp = [] if os.environ.get("FASTFC_NO_OPENMP") == "1" else self.openmp_flags()
         sanitizers = os.environ.get("FASTFC_SANITIZE", "")
         sanitize = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-g1"] if sanitizers else []
-        # Kernels unroll, inline and load all they do: with a check at each load GCC takes minutes for a file.
-        loads = ["-O1", "-fno-sanitize=alignment,null,object-size,pointer-overflow"] if sanitizers else []
+        # Kernels unroll, inline and load all they do: with every check at each load GCC takes minutes for a file.
+        checks = "signed-integer-overflow,shift,bounds,float-cast-overflow"
+        light = ["-O1", "-fno-sanitize=undefined", f"-fsanitize={checks}"] if "undefined" in sanitizers else []
 
         def compile_c(sources, flags, last=()):
             return self.compiler.compile(
@@ -59,7 +60,7 @@ class build_kernels(build_ext):
 
         objects = compile_c([f"src_c/{name}.c" for name in DRIVERS], ["-O2", *openmp])
         for name, flags in TARGETS.items():
-            objects += compile_c([f"src_c/isa/{name}.c"], ["-O3", *flags], loads)
+            objects += compile_c([f"src_c/isa/{name}.c"], ["-O3", *flags], light)
         ext.extra_objects = objects
         ext.extra_compile_args += sanitize
         ext.extra_link_args = [*openmp, *sanitize, "-lm"]

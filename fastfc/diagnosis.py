@@ -96,7 +96,8 @@ def selftest():
     Notes
     -----
     ``python -m fastfc selftest`` prints the same and ends with status 0 if all is well, else 1, for scripts of
-    deployment. Weights that a faulty target packed before still belong to it: pack them again (``model.train().eval()``).
+    deployment. Weights that a faulty target packed before still belong to it: pack them again
+    (``model.train().eval()``).
 
     Examples
     --------

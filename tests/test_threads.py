@@ -5,11 +5,12 @@ import sys
 import textwrap
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from reference import assert_same_bits
-from samples import gaussian, random_csr
+from samples import at_once, gaussian, random_csr
 from test_runtime import python
 
 import fastfc
@@ -42,25 +43,16 @@ def test_python_threads_at_once(dtype, rng, inner):
     """Four of them on one packed weight and everything else; each result equal to the one computed alone."""
     calls = work(rng, dtype)
     expected = [call(threads=1) for call in calls]
-    problems, barrier = [], threading.Barrier(4)
+    barrier = threading.Barrier(4)
 
     def run(start):
         barrier.wait()
-        try:
-            for i in range(3 * len(calls)):
-                at = (start + i) % len(calls)
-                for one, other in zip(calls[at](threads=inner), expected[at], strict=True):
-                    assert_same_bits(one, other, at)
-        except BaseException as error:
-            problems.append(error)
+        for i in range(3 * len(calls)):
+            at = (start + i) % len(calls)
+            for one, other in zip(calls[at](threads=inner), expected[at], strict=True):
+                assert_same_bits(one, other, at)
 
-    threads = [threading.Thread(target=run, args=(2 * i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive()
-    assert not problems, problems[0]
+    at_once(*(partial(run, 2 * i) for i in range(4)))
 
 
 @pytest.mark.parametrize("call", range(9))
@@ -155,24 +147,17 @@ def test_beside_numpys_blas(dtype, rng):
     """numpy's products in one thread, ours in others: each gets what it got alone."""
     x, weight = gaussian(rng, (120, 400), dtype), gaussian(rng, (300, 400), dtype)
     packed = fastfc.pack(weight)
-    mine, theirs, problems = fastfc.linear(x, packed, threads=1), x @ weight.T, []
+    expected, theirs = fastfc.linear(x, packed, threads=1), x @ weight.T
 
-    def run(compute, expected, near):
-        try:
-            for _ in range(30):
-                got = compute()
-                assert np.allclose(got, expected, rtol=near, atol=near * abs(expected).max())
-        except BaseException as error:
-            problems.append(error)
+    def mine():
+        for _ in range(30):
+            assert_same_bits(fastfc.linear(x, packed, threads=2), expected)
 
-    threads = [threading.Thread(target=run, args=(lambda: x @ weight.T, theirs, 1e-5))]
-    threads += [threading.Thread(target=run, args=(lambda: fastfc.linear(x, packed, threads=2), mine, 0)) for _ in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive()
-    assert not problems, problems[0]
+    def numpys():
+        for _ in range(30):
+            assert np.allclose(x @ weight.T, theirs, rtol=1e-5, atol=1e-5 * abs(theirs).max())
+
+    at_once(numpys, mine, mine)
 
 
 # ---- Fork -----------------------------------------------------------------------------------------------------------

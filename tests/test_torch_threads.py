@@ -1,33 +1,24 @@
 """Beside torch, and MKL, in one process and at once: everybody gets what it gets alone."""
 
-import threading
+from functools import partial
 
 import numpy as np
 import pytest
+from samples import at_once
 
 import fastfc
 
 torch = pytest.importorskip("torch", reason="compares with torch")
 
 
-def at_once(work):
+def alone_and_at_once(work):
     """Each of [(compute, tolerance)] in a thread of its own, 30 times, against what it gave alone."""
-    alone, problems = [np.array(compute()) for compute, _ in work], []
 
     def run(compute, expected, near):
-        try:
-            for _ in range(30):
-                assert np.allclose(compute(), expected, rtol=near, atol=near * abs(expected).max())
-        except BaseException as error:
-            problems.append(error)
+        for _ in range(30):
+            assert np.allclose(compute(), expected, rtol=near, atol=near * abs(expected).max())
 
-    threads = [threading.Thread(target=run, args=(c, e, n)) for (c, n), e in zip(work, alone, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive()
-    assert not problems, problems[0]
+    at_once(*[partial(run, compute, np.array(compute()), near) for compute, near in work])
 
 
 @pytest.fixture
@@ -46,7 +37,7 @@ def test_torch_beside_fastfc(operands):
         return wt2.grad.numpy()
 
     before = torch.get_num_threads()
-    at_once(
+    alone_and_at_once(
         [
             (lambda: fastfc.linear(x, packed, activation="gelu", threads=2), 0),
             (lambda: torch.nn.functional.linear(xt, wt).numpy(), 1e-5),
@@ -89,7 +80,7 @@ def test_mkl_beside_torch_and_fastfc(operands):
         return y
 
     xt, wt = torch.from_numpy(x), torch.from_numpy(w)
-    at_once(
+    alone_and_at_once(
         [
             (mkl, 1e-5),
             (lambda: fastfc.linear(x, packed, threads=2), 0),
