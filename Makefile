@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml $(wildcard MANIFEST.in) $(shell find fastfc s
 	\( -name '*.py' -o -name '*.py[xdi]' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.inc' -o -name '*.def' \))
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-torch test-c test-aarch64 bench bench-quick benchmarks lint clean check-tools
+.PHONY: help test test-torch test-isa test-c test-aarch64 test-x86 test-asan test-tsan bench bench-quick benchmarks lint clean check-tools
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -35,6 +35,37 @@ test-c:  ## the C library's own tests, every target against the portable one
 
 test-aarch64:  ## the same for AArch64, cross-compiled and run under emulation
 	$(MAKE) --no-print-directory -C tests/c test-aarch64
+
+# The tests range over targets where a kernel is in question; everything else runs on the target in use. The portable one is
+# slow, and gets what is small.
+ISAS ?=
+SMALL := test_runtime.py test_linear.py test_backward.py test_pack.py test_sparse.py test_layers.py test_losses.py test_optim.py
+test-isa: $(STAMP)test  ## all tests with each target of this CPU in use in turn, a small part with `scalar` (ISAS: which)
+	cd tests && for isa in $(or $(ISAS),$$(../$(BIN)/python -I -c 'import fastfc; print(*fastfc.available_isas()[1:])')); do \
+	    echo "FASTFC_ISA=$$isa"; \
+	    FASTFC_ISA=$$isa ../$(BIN)/python -I -m pytest $$([ $$isa != scalar ] || echo "$(SMALL)") $(ARGS) || exit 1; \
+	done
+
+test-x86: $(STAMP)test  ## the built library on x86-64 CPUs of other kinds, emulated by qemu-user
+	cd tests && ../$(BIN)/python -I -m pytest emulated.py $(ARGS)
+
+# A library of its own, found before the installed one; the sanitizers' run-time libraries have to be the first to load.
+# The interpreter and numpy leave memory to the system when they end, so leaks are looked for in C (`make -C tests/c`).
+SANITIZED := build/sanitized
+IN_C := $(addsuffix .py,$(addprefix test_,runtime pack linear contract backward sparse activations norm feedforward losses \
+	dropout optim optim_rules optim_sparse clip layers layers_norms layers_factored embedding errors bounds threads))
+test-asan: $(STAMP)test  ## what runs in C under AddressSanitizer and UndefinedBehaviorSanitizer (ten minutes)
+	$(MAKE) --no-print-directory -C tests/c test-asan
+	rm -rf build/lib* build/bdist*
+	FASTFC_SANITIZE=address,undefined $(PIP) install --no-deps --upgrade --target $(SANITIZED) .
+	rm -rf build/lib* build/bdist*
+	cd tests && LD_PRELOAD="$$($(or $(CC),gcc) -print-file-name=libasan.so) $$($(or $(CC),gcc) -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 ../$(BIN)/python -I -c \
+	    'import sys; sys.path.insert(0, "../$(SANITIZED)"); import pytest; sys.exit(pytest.main(sys.argv[1:]))' \
+	    -k "not memory" $(or $(ARGS),$(IN_C))
+
+test-tsan:  ## the C library under many callers at once, under ThreadSanitizer
+	$(MAKE) --no-print-directory -C tests/c test-tsan
 
 bench: $(STAMP)bench  ## the main job: train, infer, measure against rivals and the machine (ARGS='--help' lists options)
 	$(BIN)/python -I -m fastfc bench $(ARGS)

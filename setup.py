@@ -1,6 +1,7 @@
 """Builds fastfc/_core: the Cython boundary, the C drivers, and the kernels once for each target.
 
-Environment: FASTFC_WERROR=1 turns warnings of the C sources into errors; FASTFC_NO_OPENMP=1 builds without threads.
+Environment: FASTFC_WERROR=1 turns warnings of the C sources into errors; FASTFC_NO_OPENMP=1 builds without threads;
+FASTFC_SANITIZE=address,undefined builds with GCC's sanitizers (`make test-asan`).
 """
 
 import glob
@@ -40,23 +41,29 @@ class build_kernels(build_ext):
         macros = [(name, "1") for name, here in (("FC_HAVE_X86", X86), ("FC_HAVE_NEON", NEON)) if here]
         warnings = ["-Wall", "-Wextra", "-Werror"] if os.environ.get("FASTFC_WERROR") == "1" else []
         openmp = [] if os.environ.get("FASTFC_NO_OPENMP") == "1" else self.openmp_flags()
+        sanitizers = os.environ.get("FASTFC_SANITIZE", "")
+        sanitize = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-g1"] if sanitizers else []
+        # Kernels unroll, inline and load all they do: with every check at each load GCC takes minutes for a file.
+        checks = "signed-integer-overflow,shift,bounds,float-cast-overflow"
+        light = ["-O1", "-fno-sanitize=undefined", f"-fsanitize={checks}"] if "undefined" in sanitizers else []
 
-        def compile_c(sources, flags):
+        def compile_c(sources, flags, last=()):
             return self.compiler.compile(
                 sources,
                 output_dir=self.build_temp,
                 macros=macros,
                 include_dirs=["src_c"],
                 debug=self.debug,
-                extra_postargs=COMMON + warnings + flags,
+                extra_postargs=[*COMMON, *warnings, *flags, *sanitize, *last],
                 depends=ext.depends,
             )
 
         objects = compile_c([f"src_c/{name}.c" for name in DRIVERS], ["-O2", *openmp])
         for name, flags in TARGETS.items():
-            objects += compile_c([f"src_c/isa/{name}.c"], ["-O3", *flags])
+            objects += compile_c([f"src_c/isa/{name}.c"], ["-O3", *flags], light)
         ext.extra_objects = objects
-        ext.extra_link_args = [*openmp, "-lm"]
+        ext.extra_compile_args += sanitize
+        ext.extra_link_args = [*openmp, *sanitize, "-lm"]
         super().build_extension(ext)
 
     def openmp_flags(self):

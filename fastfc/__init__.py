@@ -12,6 +12,7 @@ _runtime.start()
 from fastfc import activations, init, layers, optim  # noqa: E402
 from fastfc.clip import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
+from fastfc.diagnosis import selftest  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
 from fastfc.io import load, save  # noqa: E402
 from fastfc.layers import *  # noqa: E402, F403
@@ -71,6 +72,7 @@ __all__ = [
     "optim",
     "pack",
     "save",
+    "selftest",
     "set_num_threads",
     "show_config",
 ]

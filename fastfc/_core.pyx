@@ -74,6 +74,8 @@ cdef extern from "fastfc.h" nogil:
     int fc_numeric_block()
     const char *const *fc_kernel_names()
     int fc_has_openmp()
+    # The default thread count; fastfc.runtime owns its meaning.
+    int _default_threads "fc_default_threads"
     fc_csr_fault fc_csr_check(const fc_csr *csr, Py_ssize_t *at)
     fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads)
     void fc_packed_free(fc_packed *packed)
@@ -130,10 +132,6 @@ def numeric_block():
 
 def has_openmp():
     return bool(fc_has_openmp())
-
-
-# The default thread count; fastfc.runtime owns its meaning.
-cdef int _default_threads = 1
 
 
 def set_default_threads(int n):
@@ -861,3 +859,4 @@ include "_loss.pxi"
 include "_dropout.pxi"
 include "_feedforward.pxi"
 include "_optim.pxi"
+include "_selftest.pxi"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import platform
+import sys
 from contextlib import contextmanager
 
 from fastfc import _core
@@ -170,6 +172,68 @@ def _quota_v1(folder):
         return None
 
 
+# ---- threadpoolctl --------------------------------------------------------------------------------------------------
+
+
+_registered = False
+
+
+def register_threadpoolctl():
+    """Make threadpoolctl list fastfc and limit it; done by itself when both are imported, in either order.
+
+    ``threadpoolctl.threadpool_info()`` then has an entry with ``user_api`` ``"fastfc"``, and ``threadpool_limits(n)``
+    sets the default number of threads, as :func:`set_num_threads` does: of the whole process, and overridden by
+    ``threads=`` of a call.
+
+    Raises
+    ------
+    ImportError
+        If threadpoolctl is not installed.
+    """
+    global _registered
+    import threadpoolctl
+
+    if _registered:
+        return
+    _registered = True
+
+    class FastfcController(threadpoolctl.LibController):
+        user_api = internal_api = "fastfc"
+        filename_prefixes = ("_core",)
+        check_symbols = ("fc_default_threads",)
+
+        def get_num_threads(self):
+            return get_num_threads()
+
+        def set_num_threads(self, num_threads):
+            set_num_threads(max(num_threads, 1))
+
+        def get_version(self):
+            return __version__
+
+    threadpoolctl.register(FastfcController)
+
+
+class _WhenImported:
+    """On sys.meta_path until threadpoolctl is imported. (fastfc itself does not import it: that costs milliseconds.)"""
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name != "threadpoolctl":
+            return None
+        sys.meta_path.remove(cls)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and hasattr(spec.loader, "exec_module"):
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                execute(module)
+                register_threadpoolctl()
+
+            spec.loader.exec_module = exec_module
+        return spec
+
+
 class Config(dict):
     """A dict that prints one line an entry."""
 
@@ -233,3 +297,7 @@ def start(environ=os.environ):
             )
         _core.select_isa(isa)
     _core.set_default_threads(default_num_threads(environ))
+    if "threadpoolctl" in sys.modules:
+        register_threadpoolctl()
+    else:
+        sys.meta_path.insert(0, _WhenImported)

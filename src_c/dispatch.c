@@ -1,5 +1,6 @@
 #include "dispatch.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 /* FC_HAVE_X86, FC_HAVE_NEON: the build compiled the targets of x86-64, of AArch64. An x86 CPU's word counts only with
@@ -37,7 +38,10 @@ static const target targets[] = {
 enum { TARGETS = sizeof targets / sizeof *targets };
 
 static const char *available[TARGETS + 1];
-static const fc_kernels *current;
+static _Atomic(const fc_kernels *) current;
+/* A thread may compute with a target of its own; how many do is counted, so that nobody else pays for looking it up. */
+static atomic_int own_targets;
+static _Thread_local const fc_kernels *own;
 
 /* Once, when the library is loaded and before any thread of ours can run: no lazy initialisation that races. */
 __attribute__((constructor)) static void find_targets(void) {
@@ -49,18 +53,45 @@ __attribute__((constructor)) static void find_targets(void) {
         }
 }
 
-const fc_kernels *fc_current(void) { return current; }
+static const fc_kernels *kernels_of(const char *name) {
+    int there = 0;
+    for (const char *const *isa = available; *isa; isa++) there |= !strcmp(*isa, name);
+    for (int i = 0; i < TARGETS; i++)
+        if (there && !strcmp(targets[i].kernels->isa, name)) return targets[i].kernels;
+    return NULL;
+}
+
+const fc_kernels *fc_current(void) {
+    if (atomic_load_explicit(&own_targets, memory_order_relaxed) && own) return own;
+    return current;
+}
 const char *const *fc_available_isas(void) { return available; }
-const char *fc_current_isa(void) { return current->isa; }
+const char *fc_current_isa(void) { return fc_current()->isa; }
 int fc_numeric_block(void) { return FC_BLOCK; }
 
 int fc_select_isa(const char *name) {
-    for (int i = 0; i < TARGETS; i++)
-        if (!strcmp(targets[i].kernels->isa, name) && targets[i].runs_here()) {
-            current = targets[i].kernels;
-            return 0;
-        }
-    return -1;
+    const fc_kernels *kernels = kernels_of(name);
+    if (!kernels) return -1;
+    current = kernels;
+    return 0;
+}
+
+int fc_select_isa_here(const char *name) {
+    const fc_kernels *kernels = name ? kernels_of(name) : NULL;
+    if (name && !kernels) return -1;
+    atomic_fetch_add(&own_targets, (kernels != NULL) - (own != NULL));
+    own = kernels;
+    return 0;
+}
+
+int fc_drop_isa(const char *name) {
+    const fc_kernels *kernels = kernels_of(name);
+    if (!kernels || !available[1]) return -1;
+    int at = 0;
+    while (strcmp(available[at], name)) at++;
+    for (; available[at]; at++) available[at] = available[at + 1];
+    if (current == kernels) current = kernels_of(available[0]);
+    return 0;
 }
 
 const char *const *fc_kernel_names(void) {

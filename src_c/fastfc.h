@@ -62,6 +62,11 @@ const char *fc_current_isa(void);
 /* Uses the named target from now on: 0, or -1 if it is not available. Not to be called while work runs. Weights that
  * are packed already keep the target that packed them. */
 int fc_select_isa(const char *name);
+/* The same for calls of this thread alone, until NULL has it go with the others again. */
+int fc_select_isa_here(const char *name);
+/* Takes a target that was found to be faulty out of the available ones, until the process ends; if it was in use, the best
+ * of the others is from now on. 0, or -1 if it is not available or the only one. */
+int fc_drop_isa(const char *name);
 int fc_numeric_block(void);
 /* Names of the kernels that every target has, NULL at the end. */
 const char *const *fc_kernel_names(void);
@@ -70,6 +75,9 @@ const char *const *fc_kernel_names(void);
 
 /* 1 if built with OpenMP; without it `threads` is ignored. */
 int fc_has_openmp(void);
+/* The number of threads that callers with no wish of their own pass on: theirs to read and set, nothing here reads it. The
+ * one symbol that a shared library shows besides its entry, so that threadpoolctl knows the library by it. */
+extern int fc_default_threads;
 
 /* ---- Operands ----------------------------------------------------------------------------------------------------- */
 

@@ -58,14 +58,15 @@ static double best_rate(probe *p, double seconds, double window, int threads) {
     /* A buffer is shared out, so each thread's part of it takes that much less. */
     p->shares = threads;
     p->repeats = (ptrdiff_t)(window / alone * (p->buffer ? threads : 1)) + 1;
-    for (const double end = now() + seconds; best == 0 || now() < end;) {
+    const double end = now() + seconds;
+    do {
         const double start = now();
         fc_parallel_for(threads, threads, run_once, p);
         const double took = now() - start;
         double work = 0;
         for (int i = 0; i < threads; i++) work += p->work[i];
         if (work / took > best) best = work / took;
-    }
+    } while (now() < end);
     return best;
 }
 

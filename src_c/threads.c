@@ -9,6 +9,8 @@
 #include <omp.h>
 #endif
 
+__attribute__((visibility("default"))) int fc_default_threads = 1;
+
 /* Round to nearest, denormals honoured, exceptions masked: and back to the caller's mode and flags afterwards. */
 #if defined(__x86_64__) || defined(__i386__)
 #include <xmmintrin.h>

@@ -94,3 +94,22 @@ def in_threads(count, work):
         thread.start()
     for thread in threads:
         thread.join()
+
+
+def at_once(*work):
+    """Run each of these at once, on a thread of its own; raises the first error of any."""
+    problems = []
+
+    def run(one):
+        try:
+            one()
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=run, args=(one,)) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    assert not problems, problems[0]

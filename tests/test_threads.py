@@ -5,11 +5,12 @@ import sys
 import textwrap
 import threading
 import time
+from functools import partial
 
 import numpy as np
 import pytest
 from reference import assert_same_bits
-from samples import gaussian, random_csr
+from samples import at_once, gaussian, random_csr
 from test_runtime import python
 
 import fastfc
@@ -42,25 +43,16 @@ def test_python_threads_at_once(dtype, rng, inner):
     """Four of them on one packed weight and everything else; each result equal to the one computed alone."""
     calls = work(rng, dtype)
     expected = [call(threads=1) for call in calls]
-    problems, barrier = [], threading.Barrier(4)
+    barrier = threading.Barrier(4)
 
     def run(start):
         barrier.wait()
-        try:
-            for i in range(3 * len(calls)):
-                at = (start + i) % len(calls)
-                for one, other in zip(calls[at](threads=inner), expected[at], strict=True):
-                    assert_same_bits(one, other, at)
-        except BaseException as error:
-            problems.append(error)
+        for i in range(3 * len(calls)):
+            at = (start + i) % len(calls)
+            for one, other in zip(calls[at](threads=inner), expected[at], strict=True):
+                assert_same_bits(one, other, at)
 
-    threads = [threading.Thread(target=run, args=(2 * i,)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive()
-    assert not problems, problems[0]
+    at_once(*(partial(run, 2 * i) for i in range(4)))
 
 
 @pytest.mark.parametrize("call", range(9))
@@ -94,6 +86,78 @@ def test_the_gil_is_released(rng, call):
         stop = True
         thread.join()
     assert progress > 2
+
+
+@openmp
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_python_threads_share_the_workers():
+    """Four of them that ask for two threads each: one worker in all, so 5 threads at most compute, and never 8."""
+    result = python(
+        textwrap.dedent(
+            """
+            import os, threading
+            import numpy as np, fastfc
+            x, w = np.ones((300, 400), np.float32), np.ones((500, 400), np.float32)
+            count = lambda: len(os.listdir("/proc/self/task"))
+            before, most, barrier = count(), 0, threading.Barrier(5)
+            def run():
+                barrier.wait()
+                for _ in range(50):
+                    fastfc.linear(x, w, threads=2)
+            threads = [threading.Thread(target=run) for _ in range(4)]
+            [t.start() for t in threads]
+            barrier.wait()
+            while any(t.is_alive() for t in threads):
+                most = max(most, count() - before)
+            print(most <= 5, count() - before)
+            """
+        ),
+        OPENBLAS_NUM_THREADS="1",
+    )
+    assert result.stdout.split() == ["True", "1"], result.stdout + result.stderr
+
+
+@openmp
+def test_no_cpu_is_burnt_after_a_call():
+    """From 5 ms after a call on the whole process's threads have done nothing. (The least of several windows: the
+    process's clock also shows what the interpreter and the system do meanwhile.)"""
+    result = python(
+        textwrap.dedent(
+            """
+            import time
+            import numpy as np, fastfc
+            x, w = np.ones((300, 400), np.float32), np.ones((500, 400), np.float32)
+            burnt = []
+            for _ in range(10):
+                for _ in range(20):
+                    fastfc.linear(x, w, threads=4)
+                time.sleep(0.005)
+                begin = time.process_time()
+                time.sleep(0.1)
+                burnt.append(time.process_time() - begin)
+            print(min(burnt))
+            """
+        ),
+        OPENBLAS_NUM_THREADS="1",
+    )
+    assert result.returncode == 0 and float(result.stdout) < 0.001, result.stdout + result.stderr
+
+
+def test_beside_numpys_blas(dtype, rng):
+    """numpy's products in one thread, ours in others: each gets what it got alone."""
+    x, weight = gaussian(rng, (120, 400), dtype), gaussian(rng, (300, 400), dtype)
+    packed = fastfc.pack(weight)
+    expected, theirs = fastfc.linear(x, packed, threads=1), x @ weight.T
+
+    def mine():
+        for _ in range(30):
+            assert_same_bits(fastfc.linear(x, packed, threads=2), expected)
+
+    def numpys():
+        for _ in range(30):
+            assert np.allclose(x @ weight.T, theirs, rtol=1e-5, atol=1e-5 * abs(theirs).max())
+
+    at_once(numpys, mine, mine)
 
 
 # ---- Fork -----------------------------------------------------------------------------------------------------------
@@ -169,6 +233,41 @@ def forked(script):
             assert statuses == [0] * 5, statuses
             print('done')
             """,
+        "from a thread while others compute": """
+            stop = False
+            def compute():
+                while not stop:
+                    fastfc.linear(x, packed, threads=3)
+            others = [threading.Thread(target=compute) for _ in range(2)]
+            [t.start() for t in others]
+            statuses = []
+            def forks():
+                for _ in range(5):
+                    statuses.append(fork(right))
+            for _ in range(2):
+                thread = threading.Thread(target=forks)
+                thread.start()
+                thread.join()
+            stop = True
+            [t.join() for t in others]
+            assert statuses == [0] * 10, statuses
+            assert right()
+            print('done')
+            """,
+        "a hundred times, at any moment of a call": """
+            stop = False
+            def compute():
+                while not stop:
+                    fastfc.linear(x[:40], packed, threads=2)
+            thread = threading.Thread(target=compute)
+            thread.start()
+            few = lambda: bool((fastfc.linear(x, packed, threads=2) == y).all())
+            statuses = {fork(few) for _ in range(100)}
+            stop = True
+            thread.join()
+            assert statuses == {0}, statuses
+            print('done')
+            """,
         "multiprocessing": """
             def child(results):
                 results.put(right())
@@ -228,13 +327,13 @@ def _child(arguments):
     return fastfc.linear(x, packed, threads=2)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork")
-def test_packed_weights_travel_to_a_pool(rng):
-    """By pickle, and the result comes back the same."""
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_packed_weights_travel_to_a_pool(rng, method):
+    """By pickle, however the processes start, and the result comes back the same."""
     x, weight = gaussian(rng, (70, 300), np.float32), gaussian(rng, (200, 300), np.float32)
     packed = fastfc.pack(weight)
     expected = fastfc.linear(x, packed, threads=2)
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context(method).Pool(2) as pool:
         for got in pool.map_async(_child, [(x, packed)] * 4).get(60):
             assert_same_bits(got, expected)
 

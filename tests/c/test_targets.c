@@ -306,7 +306,21 @@ static const struct {
     {"optimisers", optimisers, {0x689cdd1823ab6d26u, 0xd259a49db4fa445du}},
 };
 
-int main(void) {
+/* Which targets there are: those named on the command line, best first, and the first of them is in use. */
+static void dispatched(int count, char **names) {
+    const char *const *isa = fc_available_isas();
+    int same = !strcmp(fc_current_isa(), isa[0]);
+    for (int i = 0; i < count; i++) same = same && isa[i] && !strcmp(isa[i], names[i]);
+    same = same && !isa[count];
+    failures += !same;
+    printf("%s targets:", same ? "ok  " : "FAIL");
+    while (*isa) printf(" %s", *isa++);
+    printf("\n");
+}
+
+/* Runs, when named targets are given, only where these and no others are there. */
+int main(int count, char **arguments) {
+    if (count > 1) dispatched(count - 1, arguments + 1);
     mode();
     for (size_t p = 0; p < sizeof parts / sizeof *parts; p++)
         for (int dtype = FC_F32; dtype <= FC_F64; dtype++) {
