@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml $(wildcard MANIFEST.in) $(shell find fastfc s
 	\( -name '*.py' -o -name '*.py[xdi]' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.inc' -o -name '*.def' \))
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-torch test-c test-aarch64 bench bench-quick benchmarks lint clean check-tools
+.PHONY: help test fuzz test-torch test-c test-aarch64 bench bench-quick benchmarks lint clean check-tools
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -25,6 +25,9 @@ help:  ## this list
 
 test: $(STAMP)test  ## run the tests (ARGS: options of pytest, paths as seen from tests/)
 	cd tests && ../$(BIN)/python -I -m pytest $(ARGS)
+
+fuzz: $(STAMP)test  ## fuzzed calls of the public functions (ARGS='--calls 1000000 --seed 1', or '--seed 1 --case 4711')
+	cd tests && ../$(BIN)/python -I fuzz.py $(ARGS)
 
 test-torch:  ## what compares with torch, in an environment of its own, .venv-torch
 	@$(MAKE) --no-print-directory VENV=.venv-torch .venv-torch/stamp-torch

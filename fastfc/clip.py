@@ -115,10 +115,11 @@ def _number(where, name, value):
 def _listed(where, parameters):
     if isinstance(parameters, Parameter):
         return [parameters]
-    if not hasattr(parameters, "__iter__"):
+    try:
+        parameters = list(parameters)
+    except TypeError:
         raise TypeError(f"{where}: parameters must be a Parameter or an iterable of them, "
-                        f"got {type(parameters).__name__}")
-    parameters = list(parameters)
+                        f"got {type(parameters).__name__}") from None
     for i, parameter in enumerate(parameters):
         if not isinstance(parameter, Parameter):
             raise TypeError(f"{where}: parameters[{i}] must be a Parameter, got {type(parameter).__name__}")

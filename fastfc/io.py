@@ -79,7 +79,7 @@ def save(path, state, *, metadata=None):
     >>> model.load_state_dict(state)
     LoadResult(missing_keys=[], unexpected_keys=[])
     """
-    path, write = os.fsdecode(path), _format("save", path)[0]
+    path, write, _ = _format("save", path)
     metadata = {} if metadata is None else metadata
     if not (isinstance(metadata, Mapping) and all(isinstance(text, str) for pair in metadata.items() for text in pair)):
         raise TypeError(f"save(): metadata must be a mapping from str to str, got {metadata!r}")
@@ -130,7 +130,7 @@ def load(path, *, keep_dtype=False):
     ...     fastfc.load(path)["weight"].dtype, fastfc.load(path, keep_dtype=True)["weight"].dtype
     (dtype('float32'), dtype('float16'))
     """
-    path, read = os.fsdecode(path), _format("load", path)[1]
+    path, _, read = _format("load", path)
     with open(path, "rb") as file:
         arrays, metadata = read(path, file, os.fstat(file.fileno()).st_size)
     arrays = {name: _widened(array, keep_dtype) for name, array in arrays.items()}
@@ -138,10 +138,13 @@ def load(path, *, keep_dtype=False):
 
 
 def _format(function, path):
-    suffix = os.path.splitext(os.fsdecode(path))[1]
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"{function}(): path must be a string or a path, got {type(path).__name__}")
+    path = os.fsdecode(path)
+    suffix = os.path.splitext(path)[1]
     if suffix not in FORMATS:
-        raise ValueError(f"{function}(): path must end in {' or '.join(FORMATS)}, got {os.fsdecode(path)!r}")
-    return FORMATS[suffix]
+        raise ValueError(f"{function}(): path must end in {' or '.join(FORMATS)}, got {path!r}")
+    return path, *FORMATS[suffix]
 
 
 def _name(name):

@@ -169,7 +169,15 @@ class UninitializedParameter(Parameter):
 
     def __init__(self, shape, dtype, *, packer=None):
         self.grad, self._packer, self._frozen = None, packer, False
-        self._data = shape, np.dtype(dtype)
+        try:
+            known = np.dtype(dtype)
+        except (TypeError, ValueError):
+            known = None
+        if known not in FLOATS:
+            raise TypeError(f"UninitializedParameter(): dtype must be float32 or float64, got {dtype!r}")
+        if not isinstance(shape, tuple) or not all(n is None or isinstance(n, int | np.integer) for n in shape):
+            raise TypeError(f"UninitializedParameter(): shape must be a tuple of integers or None, got {shape!r}")
+        self._data = shape, known
 
     shape = property(lambda self: self._data[0])
     dtype = property(lambda self: self._data[1])

@@ -7,7 +7,7 @@ import numpy as np
 from fastfc import init
 from fastfc.functional import linear, linear_backward, pack
 from fastfc.layers.affine import data_of, default_bias
-from fastfc.layers.arguments import float_array, float_dtype, size
+from fastfc.layers.arguments import flag, float_array, float_dtype, size
 from fastfc.module import Module, Parameter
 
 __all__ = ["Bilinear"]
@@ -61,7 +61,7 @@ class Bilinear(Module):
         bound = 1 / math.sqrt(self.in1_features) if self.in1_features else 0.0
         weight = np.empty((self.out_features, self.in1_features, self.in2_features), dtype)
         self.weight = Parameter(init.uniform_(weight, -bound, bound, rng=rng), packer=pack_flat)
-        self.bias = Parameter(default_bias(self.out_features, self.in1_features, dtype, rng)) if bias else None
+        self.bias = Parameter(default_bias(self.out_features, self.in1_features, dtype, rng)) if flag("Bilinear", "bias", bias) else None
 
     def __call__(self, x1, x2):
         """Return y, (..., out_features), of x1, (..., in1_features), and x2, (..., in2_features)."""

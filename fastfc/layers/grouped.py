@@ -16,7 +16,7 @@ from fastfc.layers.affine import (
     default_weight,
     needs_of,
 )
-from fastfc.layers.arguments import float_array, float_dtype, like, size
+from fastfc.layers.arguments import flag, float_array, float_dtype, like, size
 from fastfc.module import Parameter
 from fastfc.sparse import CSR
 
@@ -84,7 +84,7 @@ class GroupedLinear(Affine):
         self._structure = self._made_structure()
         packer = None if self._structure else functools.partial(pack_groups, groups=groups)
         self.weight = Parameter(default_weight(outputs, inputs // groups, dtype, rng), packer=packer)
-        self.bias = Parameter(default_bias(outputs, inputs // groups, dtype, rng)) if bias else None
+        self.bias = Parameter(default_bias(outputs, inputs // groups, dtype, rng)) if flag("GroupedLinear", "bias", bias) else None
 
     def _made_structure(self):
         """Indices and indptr of the weight as CSR, for small blocks; row by row, its values are the weight's."""

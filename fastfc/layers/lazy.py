@@ -7,7 +7,7 @@ import numpy as np
 from fastfc import init
 from fastfc.functional import pack
 from fastfc.layers.affine import Linear, default_bias, default_weight
-from fastfc.layers.arguments import float_dtype, size
+from fastfc.layers.arguments import flag, float_dtype, size
 from fastfc.module import UninitializedParameter
 
 __all__ = ["LazyLinear"]
@@ -59,7 +59,7 @@ class LazyLinear(Linear):
         dtype = float_dtype("LazyLinear", dtype)
         self._rng = init.generator(rng)
         self.weight = UninitializedParameter((self.out_features, None), dtype, packer=pack)
-        self.bias = UninitializedParameter((self.out_features,), dtype) if bias else None
+        self.bias = UninitializedParameter((self.out_features,), dtype) if flag("LazyLinear", "bias", bias) else None
 
     # Not by super(): once it has learnt, this object is no LazyLinear.
 

@@ -6,7 +6,7 @@ from fastfc import init
 from fastfc.arrays import immutable
 from fastfc.functional import linear, pack
 from fastfc.layers.affine import Affine, affine_vjp, data_of, default_bias, default_weight
-from fastfc.layers.arguments import float_dtype, fraction, size
+from fastfc.layers.arguments import flag, float_dtype, fraction, size
 from fastfc.layers.sparse import SparseLinear, csr_structure, kept_cells
 from fastfc.module import Parameter
 from fastfc.sparse import CSR
@@ -73,7 +73,7 @@ class MaskedLinear(Affine):
             mask = mask.reshape(outputs, inputs)
         self._mask, self._made = self._checked(mask), (None, None)
         self.weight = Parameter(default_weight(outputs, inputs, dtype, rng))
-        self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if bias else None
+        self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if flag("MaskedLinear", "bias", bias) else None
 
     @property
     def mask(self):

@@ -7,7 +7,7 @@ import numpy as np
 from fastfc import init
 from fastfc.arrays import immutable
 from fastfc.layers.affine import Affine, default_bias
-from fastfc.layers.arguments import float_dtype, fraction, size
+from fastfc.layers.arguments import flag, float_dtype, fraction, size
 from fastfc.module import FLOATS, Parameter
 from fastfc.sparse import CSR
 
@@ -72,7 +72,7 @@ class SparseLinear(Affine):
         kept = kept_cells(outputs, inputs, sparsity, rng)
         self._build(np.empty(kept.size, dtype), *csr_structure(kept, outputs, inputs), (outputs, inputs))
         init.kaiming_uniform_(self.weight.data, math.sqrt(5), fan_in=inputs, rng=rng)
-        self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if bias else None
+        self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if flag("SparseLinear", "bias", bias) else None
 
     @classmethod
     def from_csr(cls, csr, bias=None):
