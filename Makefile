@@ -29,9 +29,9 @@ test: $(STAMP)test  ## run the tests (ARGS: options of pytest, paths as seen fro
 fuzz: $(STAMP)test  ## fuzzed calls of the public functions (ARGS='--calls 1000000 --seed 1', or '--seed 1 --case 4711')
 	cd tests && ../$(BIN)/python -I fuzz.py $(ARGS)
 
-test-torch:  ## what compares with torch, in an environment of its own, .venv-torch
+test-torch:  ## what compares with torch, and onnx's own tests, in an environment of its own, .venv-torch
 	@$(MAKE) --no-print-directory VENV=.venv-torch .venv-torch/stamp-torch
-	cd tests && ../.venv-torch/bin/python -I -m pytest -k torch $(ARGS)
+	cd tests && ../.venv-torch/bin/python -I -m pytest -k "torch or onnx" $(ARGS)
 
 test-c:  ## the C library's own tests, every target against the portable one
 	$(MAKE) --no-print-directory -C tests/c test
@@ -102,9 +102,9 @@ $(STAMP)test $(STAMP)bench: $(STAMP)%: $(STAMP)fastfc
 	$(PIP) install 'fastfc[$*]'
 	@touch $@
 
-# This version and no other: the tests compare numbers with it.
+# This version and no other: the tests compare numbers with it. torch's own module tests need expecttest.
 $(STAMP)torch: $(STAMP)test
-	$(PIP) install torch==2.13.0
+	$(PIP) install torch==2.13.0 expecttest onnx
 	@touch $@
 
 $(STAMP)lint: pyproject.toml | $(STAMP)venv
