@@ -285,7 +285,10 @@ def _read_npy(member, nbytes):
     version = form.read_magic(member)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the .npy format is not known")
-    shape, _, dtype = (form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0)(member)
+    try:
+        shape, _, dtype = (form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0)(member)
+    except (MemoryError, RecursionError):  # so Python's parser says that it nests too deeply
+        raise ValueError("its header is no description of an array") from None
     native = dtype.newbyteorder("=")
     if native not in KNOWN:
         raise ValueError(f"dtype {dtype} is not one that can be loaded")
@@ -334,7 +337,11 @@ def _read_safetensors(path, file, nbytes):
         array = np.fromfile(file, dtype, math.prod(shape))
         if array.size != math.prod(shape):
             raise ValueError(f"load(): {path}: array {name!r}: the file ended while it was read")
-        arrays[name] = array.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+        try:
+            array = array.reshape(shape)
+        except ValueError as error:  # no bytes, and lengths beyond what an array can have
+            raise ValueError(f"load(): {path}: array {name!r}: shape {shape}: {error}") from None
+        arrays[name] = array.astype(dtype.newbyteorder("="), copy=False)
     return {name: arrays[name] for name in sorted(arrays)}, metadata
 
 

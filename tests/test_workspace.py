@@ -132,7 +132,7 @@ def main():
         getattr(library, f"fc_test_{name}").restype = ctypes.c_size_t
     slow = fastfc.current_isa() in ("scalar", "baseline")
     shapes = [(1, 1, 1), (7, 33, 20), (300, 130, 200), (1000, 7, 100), (3, 500, 600)]
-    shapes += [] if slow else [(700, 300, 2100), (40, 1000, 3000)]
+    shapes += [] if slow else [(700, 300, 2100)]
     used, wrong = set(), []
     for shape in shapes:
         for dtype in (np.float32, np.float64):
