@@ -64,6 +64,8 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, *, error_if_nonfinite=F
         raise ValueError(f"{where}: max_norm must be >= 0, got {max_norm}")
     if not p > 0:
         raise ValueError(f"{where}: norm_type must be > 0, got {norm_type}")
+    if not isinstance(error_if_nonfinite, bool | np.bool_ | int):
+        raise TypeError(f"{where}: error_if_nonfinite must be a bool, got {type(error_if_nonfinite).__name__}")
     arrays = _gradients(where, parameters)
     norm = _norm([np.require(array, requirements="CA") for array in arrays], p)
     if error_if_nonfinite and not math.isfinite(norm):

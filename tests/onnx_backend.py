@@ -30,7 +30,7 @@ def run(model, inputs):
 # ---- Products -------------------------------------------------------------------------------------------------------
 
 
-def gemm(a, b, c=None, *, alpha=1.0, beta=1.0, transA=0, transB=0):  # noqa: N803
+def gemm(a, b, c=None, *, alpha=1.0, beta=1.0, transA=0, transB=0):
     a, weight = a.T if transA else a, b if transB else b.T
     bias = residual = None
     if c is not None:
@@ -119,7 +119,7 @@ def layer_normalization(x, scale, bias=None, *, axis=-1, epsilon=1e-5, stash_typ
 
 
 def rms_normalization(x, scale, *, axis=-1, epsilon=1e-5, stash_type=1):
-    layer = fastfc.RMSNorm(x.shape[axis % x.ndim:], epsilon, dtype=x.dtype)
+    layer = fastfc.RMSNorm(x.shape[axis % x.ndim :], epsilon, dtype=x.dtype)
     load(layer, scale)
     return layer(x)
 
@@ -159,7 +159,7 @@ def cross_entropy_loss(x, target, weight=None, *, ignore_index=None, reduction="
 def step(opt_of, slots, rest):
     """One step for all of X1, X2, ..., G1, ..., and the states: each optimiser's slots, in onnx's order."""
     count = len(rest) // (2 + len(slots))
-    groups = [rest[i * count:(i + 1) * count] for i in range(2 + len(slots))]
+    groups = [rest[i * count : (i + 1) * count] for i in range(2 + len(slots))]
     parameters = [fastfc.Parameter(x.copy()) for x in groups[0]]
     for p, g in zip(parameters, groups[1], strict=True):
         p.grad = g
@@ -178,16 +178,23 @@ def adam(r, t, *rest, norm_coefficient=0.0, norm_coefficient_post=0.0, alpha=0.9
     steps = int(t) - 1 if t > 0 else 10**6
 
     def opt_of(parameters):
-        return optim.Adam(parameters, float(r), (alpha, beta), epsilon / math.sqrt(correction),
-                          weight_decay=norm_coefficient), steps
+        return optim.Adam(
+            parameters, float(r), (alpha, beta), epsilon / math.sqrt(correction), weight_decay=norm_coefficient
+        ), steps
 
     new, states = step(opt_of, ("exp_avg", "exp_avg_sq"), rest)
     return (*(x * x.dtype.type(1 - norm_coefficient_post) for x in new), *states)
 
 
 def adagrad(r, t, *rest, norm_coefficient=0.0, decay_factor=0.0, epsilon=1e-6):
-    new, states = step(lambda parameters: (optim.Adagrad(parameters, float(r), lr_decay=decay_factor, eps=epsilon,
-                                                         weight_decay=norm_coefficient), int(t)), ("sum",), rest)
+    new, states = step(
+        lambda parameters: (
+            optim.Adagrad(parameters, float(r), lr_decay=decay_factor, eps=epsilon, weight_decay=norm_coefficient),
+            int(t),
+        ),
+        ("sum",),
+        rest,
+    )
     return (*new, *states)
 
 
@@ -195,20 +202,38 @@ def momentum(r, t, *rest, mode, norm_coefficient=0.0, alpha=0.9, beta=1.0):
     fresh = beta if t > 0 else 1.0
 
     def opt_of(parameters):
-        return optim.SGD(parameters, float(r), alpha, dampening=1 - fresh, weight_decay=norm_coefficient,
-                         nesterov=mode == "nesterov"), None
+        return optim.SGD(
+            parameters, float(r), alpha, dampening=1 - fresh, weight_decay=norm_coefficient, nesterov=mode == "nesterov"
+        ), None
 
     new, states = step(opt_of, ("momentum_buffer",), rest)
     return (*new, *states)
 
 
 OPERATORS = {
-    "Adagrad": adagrad, "Adam": adam, "Dropout": dropout, "Elu": elementwise(fastfc.ELU, alpha=1.0), "Flatten": flatten,
-    "Gelu": elementwise(fastfc.GELU, approximate="none"), "Gemm": gemm, "HardSwish": elementwise(fastfc.Hardswish),
-    "Identity": elementwise(fastfc.Identity), "LayerNormalization": layer_normalization,
-    "LeakyRelu": elementwise(fastfc.LeakyReLU, alpha=0.01), "LogSoftmax": log_softmax, "MatMul": matmul, "Momentum": momentum,
-    "NegativeLogLikelihoodLoss": nll_loss, "RMSNormalization": rms_normalization, "Relu": elementwise(fastfc.ReLU),
-    "Sigmoid": elementwise(fastfc.Sigmoid), "Softmax": softmax, "SoftmaxCrossEntropyLoss": cross_entropy_loss,
-    "Softplus": elementwise(fastfc.Softplus), "SwiGLU": swiglu, "Swish": swish, "Tanh": elementwise(fastfc.Tanh),
-}  # fmt: skip
+    "Adagrad": adagrad,
+    "Adam": adam,
+    "Dropout": dropout,
+    "Elu": elementwise(fastfc.ELU, alpha=1.0),
+    "Flatten": flatten,
+    "Gelu": elementwise(fastfc.GELU, approximate="none"),
+    "Gemm": gemm,
+    "HardSwish": elementwise(fastfc.Hardswish),
+    "Identity": elementwise(fastfc.Identity),
+    "LayerNormalization": layer_normalization,
+    "LeakyRelu": elementwise(fastfc.LeakyReLU, alpha=0.01),
+    "LogSoftmax": log_softmax,
+    "MatMul": matmul,
+    "Momentum": momentum,
+    "NegativeLogLikelihoodLoss": nll_loss,
+    "RMSNormalization": rms_normalization,
+    "Relu": elementwise(fastfc.ReLU),
+    "Sigmoid": elementwise(fastfc.Sigmoid),
+    "Softmax": softmax,
+    "SoftmaxCrossEntropyLoss": cross_entropy_loss,
+    "Softplus": elementwise(fastfc.Softplus),
+    "SwiGLU": swiglu,
+    "Swish": swish,
+    "Tanh": elementwise(fastfc.Tanh),
+}
 COUNTED = (dropout, layer_normalization, cross_entropy_loss)

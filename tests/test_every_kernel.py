@@ -1,4 +1,4 @@
-"""Promises that every kernel keeps, not only the products: any memory, any size, and the caller's floating-point mode."""
+"""Promises that every kernel keeps, not only the products: any memory, any size, the caller's floating-point mode."""
 
 import gc
 import platform
@@ -55,17 +55,28 @@ def of_csr(dtype, m, n, k, change, what):
     return [fastfc.linear(csr, x), *fastfc.linear_backward(change(np.array(grad.T)), csr, x)[1:]]
 
 
-#: Each: the kernels that it runs, and (m, n, dtype, change) -> arrays, where `change` brings an operand into some memory.
+#: Each: the kernels that it runs, and (m, n, dtype, change) -> arrays; `change` brings an operand into some memory.
 def operations():
     def linear(m, n, d, c):
         return [fastfc.linear(c(seeded((m, 37), d)), c(seeded((n, 37), d, 1)), c(seeded(n, d, 2)), activation="silu")]
 
     def packed(m, n, d, c):
-        return [fastfc.linear(c(seeded((m, 37), d)), fastfc.pack(c(seeded((n, 37), d, 1))), residual=c(seeded((m, n), d, 2)))]
+        return [
+            fastfc.linear(
+                c(seeded((m, 37), d)), fastfc.pack(c(seeded((n, 37), d, 1))), residual=c(seeded((m, n), d, 2))
+            )
+        ]
 
     def backward(m, n, d, c):
-        return list(fastfc.linear_backward(c(seeded((m, n), d)), c(seeded((m, 37), d, 1)), c(seeded((n, 37), d, 2)),
-                                           activation="gelu", preactivation=c(seeded((m, n), d, 3))))
+        return list(
+            fastfc.linear_backward(
+                c(seeded((m, n), d)),
+                c(seeded((m, 37), d, 1)),
+                c(seeded((n, 37), d, 2)),
+                activation="gelu",
+                preactivation=c(seeded((m, n), d, 3)),
+            )
+        )
 
     def loss(kind, **options):
         def run(m, n, d, c):
@@ -73,6 +84,7 @@ def operations():
             target = labels if kind == "CrossEntropyLoss" else c(seeded((m, n), d, 1))
             value, back = getattr(fastfc, kind)(**options).vjp(c(seeded((m, n), d)), target)
             return [np.array(value), back()]
+
         return run
 
     def block(gated):
@@ -80,10 +92,13 @@ def operations():
             layer = fastfc.FeedForward(n, 21, 0.0, gated=gated, dtype=d, rng=0)
             x, grad = c(seeded((m, n), d)), c(seeded((m, n), d, 1))
             return [*with_gradient(layer, x, grad), layer.eval()(x)]
+
         return run
 
     def norm(kind):
-        return lambda m, n, d, c: with_gradient(getattr(fastfc, kind)(n, dtype=d), c(seeded((m, n), d)), c(seeded((m, n), d, 1)))
+        return lambda m, n, d, c: with_gradient(
+            getattr(fastfc, kind)(n, dtype=d), c(seeded((m, n), d)), c(seeded((m, n), d, 1))
+        )
 
     def fused(m, n, d, c):
         model = fastfc.Sequential(fastfc.Linear(9, n, dtype=d, rng=0), fastfc.ReLU(), fastfc.LayerNorm(n, dtype=d))
@@ -91,26 +106,38 @@ def operations():
 
     def activation(name):
         if name.endswith("_grad"):
-            return lambda m, n, d, c: [getattr(fastfc.activations, name)(c(seeded((m, n), d)), c(seeded((m, n), d, 1, 3)))]
+            return lambda m, n, d, c: [
+                getattr(fastfc.activations, name)(c(seeded((m, n), d)), c(seeded((m, n), d, 1, 3)))
+            ]
         return lambda m, n, d, c: [getattr(fastfc.activations, name)(c(seeded((m, n), d, 0, 3)))]
 
     table = {
-        "linear": ("gemm pack few", linear), "packed": ("gemm pack", packed),
+        "linear": ("gemm pack few", linear),
+        "packed": ("gemm pack", packed),
         "backward": ("gemm pack column_sum activation_grad", backward),
         "csr weight": ("spmm sddmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "weight")),
         "csr x": ("spmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "x")),
         "CrossEntropyLoss": ("cross_entropy", loss("CrossEntropyLoss", label_smoothing=0.1)),
-        "MSELoss": ("pointwise_loss", loss("MSELoss")), "HuberLoss": ("pointwise_loss", loss("HuberLoss", reduction="sum")),
+        "MSELoss": ("pointwise_loss", loss("MSELoss")),
+        "HuberLoss": ("pointwise_loss", loss("HuberLoss", reduction="sum")),
         "BCEWithLogitsLoss": ("pointwise_loss", loss("BCEWithLogitsLoss")),
-        "LayerNorm": ("norm norm_grad", norm("LayerNorm")), "RMSNorm": ("norm norm_grad", norm("RMSNorm")),
+        "LayerNorm": ("norm norm_grad", norm("LayerNorm")),
+        "RMSNorm": ("norm norm_grad", norm("RMSNorm")),
         "Linear and LayerNorm": ("norm norm_grad", fused),
-        "FeedForward": ("gemm finish", block(False)), "FeedForward, gated": ("gate gate_grad", block(True)),
+        "FeedForward": ("gemm finish", block(False)),
+        "FeedForward, gated": ("gate gate_grad", block(True)),
         "Dropout": ("dropout", lambda m, n, d, c: [fastfc.Dropout(0.4, rng=1)(c(seeded((m, n), d)))]),
-        "SGD": ("update", lambda m, n, d, c: updated("SGD", seeded((m, n), d), c(seeded((m, n), d, 1)), lr=0.1, momentum=0.9)),
+        "SGD": (
+            "update",
+            lambda m, n, d, c: updated("SGD", seeded((m, n), d), c(seeded((m, n), d, 1)), lr=0.1, momentum=0.9),
+        ),
         "AdamW": ("update", lambda m, n, d, c: updated("AdamW", seeded((m, n), d), c(seeded((m, n), d, 1)))),
         "clip": ("update square_sum", lambda m, n, d, c: clipped(seeded((m, n), d), c(seeded((m, n), d, 1)))),
-    }  # fmt: skip
-    table.update((name, ("finish" if not name.endswith("_grad") else "activation_grad", activation(name))) for name in ACTIVATIONS)
+    }
+    table.update(
+        (name, ("finish" if not name.endswith("_grad") else "activation_grad", activation(name)))
+        for name in ACTIVATIONS
+    )
     return table
 
 
@@ -131,7 +158,7 @@ def test_every_kernel_is_here():
 @NAMES
 @pytest.mark.parametrize("m, n", [(5, 19), (70, 131)])
 def test_any_memory(isa, dtype, name, m, n):
-    """Fortran, strided, negative strides, unaligned, fields of records, read-only, memory-mapped: the bits are the same."""
+    """Fortran, strided, negative strides, unaligned, fields of records, read-only, memory-mapped: the same bits."""
     expected = run(name, m, n, dtype)
     for layout in INPUTS:
         for one, other in zip(run(name, m, n, dtype, layout), expected, strict=True):
@@ -140,7 +167,7 @@ def test_any_memory(isa, dtype, name, m, n):
 
 @NAMES
 def test_any_size(isa, dtype, name, edges):
-    """Nothing, one, and the sizes around the lanes: never an error, and what comes out is finite where there is something."""
+    """Nothing, one, and the sizes around the lanes: never an error, and finite results where there are any."""
     for m, n in [(0, 0), (0, 3), (3, 0), (1, 1), *((3, n) for n in edges.n)]:
         if n == 0 and name in ("CrossEntropyLoss",):
             continue  # there is no class
@@ -166,13 +193,22 @@ BARE = {
     "rms": lambda x, z: fastfc.RMSNorm(x.shape[1], dtype=x.dtype),
     "dropout": lambda x, z: fastfc.Dropout(0.4, rng=1).eval(),
     "gated": lambda x, z: fastfc.FeedForward(x.shape[1], 21, 0.0, gated=True, dtype=x.dtype, rng=0).eval(),
-    "fused": lambda x, z: fastfc.Sequential(fastfc.Linear(x.shape[1], 40, dtype=x.dtype, rng=0), fastfc.ReLU(),
-                                            fastfc.LayerNorm(40, dtype=x.dtype)).eval(),
-    **{name: lambda x, z, name=name: getattr(fastfc.activations, name) for name in ACTIVATIONS if not name.endswith("_grad")},
-    **{name: lambda x, z, name=name: lambda x: getattr(fastfc.activations, name)(x, z) for name in ACTIVATIONS if
-       name.endswith("_grad")},
-    "cross entropy": lambda x, z: lambda x: np.asarray(fastfc.CrossEntropyLoss(reduction="none")(
-        x, np.zeros(len(x), np.int64))),
+    "fused": lambda x, z: fastfc.Sequential(
+        fastfc.Linear(x.shape[1], 40, dtype=x.dtype, rng=0), fastfc.ReLU(), fastfc.LayerNorm(40, dtype=x.dtype)
+    ).eval(),
+    **{
+        name: lambda x, z, name=name: getattr(fastfc.activations, name)
+        for name in ACTIVATIONS
+        if not name.endswith("_grad")
+    },
+    **{
+        name: lambda x, z, name=name: lambda x: getattr(fastfc.activations, name)(x, z)
+        for name in ACTIVATIONS
+        if name.endswith("_grad")
+    },
+    "cross entropy": lambda x, z: (
+        lambda x: np.asarray(fastfc.CrossEntropyLoss(reduction="none")(x, np.zeros(len(x), np.int64)))
+    ),
     "huber": lambda x, z: lambda x: fastfc.HuberLoss(reduction="none")(x, z),
 }
 
@@ -214,7 +250,10 @@ def test_inputs_that_overlap_each_other_are_fine(isa, dtype):
     square = seeded((20, 20), dtype)
     expected = fastfc.linear(square.copy(), square.T.copy(), square[0].copy(), residual=square.copy())
     assert_same_bits(fastfc.linear(square, square.T, square[0], residual=square), expected)
-    apart = fastfc.linear_backward(square.copy(), square.copy(), square.copy(), activation="gelu", preactivation=square.copy())
-    for one, other in zip(fastfc.linear_backward(square, square, square, activation="gelu", preactivation=square), apart,
-                          strict=True):
+    apart = fastfc.linear_backward(
+        square.copy(), square.copy(), square.copy(), activation="gelu", preactivation=square.copy()
+    )
+    for one, other in zip(
+        fastfc.linear_backward(square, square, square, activation="gelu", preactivation=square), apart, strict=True
+    ):
         assert_same_bits(one, other)

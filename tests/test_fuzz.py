@@ -93,16 +93,20 @@ def test_it_sees(fault, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("body", "said"), [
-    ("if number == 7: os.kill(os.getpid(), 11)", f"WRONG case 7: ends the process with status {-signal.SIGSEGV}"),
-    ("if number == 7: time.sleep(60)", "WRONG case 7: hangs"),
-    ("kept.append(bytearray(1000))", "WRONG memory"),
-    ("pass", "60 of 60 calls, 0 wrong"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("if number == 7: os.kill(os.getpid(), 11)", f"WRONG case 7: ends the process with status {-signal.SIGSEGV}"),
+        ("if number == 7: time.sleep(60)", "WRONG case 7: hangs"),
+        ("kept.append(bytearray(1000))", "WRONG memory"),
+        ("pass", "60 of 60 calls, 0 wrong"),
+    ],
+)
 def test_it_goes_on_after_a_crash_a_hang_and_growth(tmp_path, body, said):
     """In a fuzzer whose cases do nothing but that."""
     script = tmp_path / "fuzzer.py"
-    script.write_text(textwrap.dedent(f"""
+    script.write_text(
+        textwrap.dedent(f"""
         import os, sys, time, runpy
         sys.path.insert(0, {os.path.dirname(os.path.abspath(fuzz.__file__))!r})
         import fuzz
@@ -111,9 +115,11 @@ def test_it_goes_on_after_a_crash_a_hang_and_growth(tmp_path, body, said):
             {body}
         fuzz.run, fuzz.__file__ = run, __file__
         sys.exit(fuzz.main())
-        """))
-    calls = "6000" if "kept" in body else "60"
-    result = subprocess.run([sys.executable, str(script), "--calls", calls, "--stall", "2"], capture_output=True, text=True,
-                            timeout=100)
+        """)
+    )
+    calls = "12000" if "kept" in body else "60"
+    result = subprocess.run(
+        [sys.executable, str(script), "--calls", calls, "--stall", "2"], capture_output=True, text=True, timeout=100
+    )
     assert said in result.stdout, result.stdout + result.stderr
     assert result.returncode == ("0 wrong" not in said)

@@ -282,11 +282,13 @@ def raw_npy(header, data=b"", version=b"\x01\x00"):
 #: Files whose reading could take what they claim, run what they hold, or never end.
 NPZ_LIES = {
     "terabytes": npy(shape=(1 << 40,)), "nothing times much": npy(shape=(0, 1 << 62), data=b""),
-    "much times nothing": npy(shape=(1 << 62, 1 << 62, 0), data=b""), "objects": npy(descr="|O", data=b"cos\nabort\n(tR."),
+    "much times nothing": npy(shape=(1 << 62, 1 << 62, 0), data=b""),
+    "objects": npy(descr="|O", data=b"cos\nabort\n(tR."),
     "a record of objects": npy(descr=[("a", "|O")], data=b"cos\nabort\n(tR."),
     "a header that is code": raw_npy(b"__import__('os').abort()"), "a header that nests": raw_npy(b"[" * 9000),
     "a header of signs": raw_npy(b"-" * 9000 + b"1"), "a long header": raw_npy(b" " * 60000),
-    "a header longer than the file": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}", "version 3": raw_npy(b"{}", version=b"\x03\x00"),
+    "a header longer than the file": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}",
+    "version 3": raw_npy(b"{}", version=b"\x03\x00"),
 }  # fmt: skip
 
 
@@ -320,7 +322,7 @@ def test_an_npz_whose_directory_lies(tmp_path, field):
 
 @contextmanager
 def taking_at_most(nbytes):
-    """Python and numpy together, at any moment; beside it what a header's parser takes, of 10,000 characters at most."""
+    """Python and numpy together, at any moment; beside it what a header's parser takes, of 10,000 characters."""
     tracemalloc.start()
     try:
         yield
@@ -381,7 +383,8 @@ def test_a_safetensors_file_that_lies(tmp_path, header, data, message):
     ({"a": entry((1 << 40,), 0, 1 << 42)}, b"1" * 16), ({"a": entry((0, 1 << 62), 0, 0)}, b""),
     ({"a": entry((1 << 62, 1 << 62, 0), 0, 0)}, b""), ({"a": entry((-1, -4), 0, 16)}, b"1" * 16),
     ({"a": entry((4,), -16, 0)}, b"1" * 16), ({"a": entry((4,), 16, 0)}, b"1" * 16),
-    ({"a": entry((2,), 0, 8), "b": entry((4,), 4, 20)}, b"1" * 20), ({"a": entry((2,), 0, 8), "b": entry((2,), 12, 20)}, b"1" * 20),
+    ({"a": entry((2,), 0, 8), "b": entry((4,), 4, 20)}, b"1" * 20),
+    ({"a": entry((2,), 0, 8), "b": entry((2,), 12, 20)}, b"1" * 20),
     ({"a": {**entry(), "shape": [2.5]}}, b"1" * 16), ({"a": {**entry(), "shape": "4"}}, b"1" * 16),
     ({"__metadata__": {"a": 3}, "a": entry()}, b"1" * 16), ({"__metadata__": [1], "a": entry()}, b"1" * 16),
     (b'{"a": 1e999}', b""), (b" " * 100, b""), (b"{}" + b"\0" * 30, b""),

@@ -1,8 +1,8 @@
 """Arrays of more than 2^31 elements.
 
-Most of what is read here is zeros that nobody has written: one page of memory, mapped as often as there are pages. So the
-first two tests take no memory to speak of. The others write, pack or index as much: 16 GB, so they run on demand, with
-FASTFC_TEST_LARGE=1.
+Most of what is read here is zeros that nobody has written: one page of memory, mapped as often as there are pages. So
+the first two tests take no memory to speak of. The others write, pack or index as much: 16 GB, so they run on demand,
+with FASTFC_TEST_LARGE=1.
 """
 
 import os
@@ -14,7 +14,9 @@ from reference import assert_same_bits
 import fastfc
 
 ROWS, K = 2**22 + 3, 512
-LARGE = pytest.mark.skipif(os.environ.get("FASTFC_TEST_LARGE") != "1", reason="takes 16 GB; FASTFC_TEST_LARGE=1 runs it")
+LARGE = pytest.mark.skipif(
+    os.environ.get("FASTFC_TEST_LARGE") != "1", reason="takes 16 GB; FASTFC_TEST_LARGE=1 runs it"
+)
 
 
 def zeros(shape, dtype=np.float32):
@@ -84,6 +86,7 @@ def test_pack(rng):
 @LARGE
 def test_csr(rng):
     """More than 2^31 stored entries, as scipy's matrix has them: not copied."""
+
     class Scipy:
         format = "csr"
 

@@ -211,7 +211,8 @@ def test_of_a_layer_that_a_model_has_fused_before(norm):
 
 
 @pytest.mark.parametrize(("make", "error", "message"), [
-    (lambda: fastfc.spectral_norm(fastfc.ReLU()), ValueError, r"spectral_norm\(\): name: ReLU\(\) has no parameter 'weight'"),
+    (lambda: fastfc.spectral_norm(fastfc.ReLU()), ValueError,
+     r"spectral_norm\(\): name: ReLU\(\) has no parameter 'weight'"),
     (lambda: fastfc.weight_norm(fastfc.Linear(3, 2), "bias"), ValueError,
      r"weight_norm\(\): name: 'bias' must have two axes or more, got shape \(2,\)"),
     (lambda: fastfc.weight_norm(fastfc.SparseLinear(3, 2)), ValueError, r"must have two axes or more"),

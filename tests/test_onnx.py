@@ -67,8 +67,9 @@ def test_node(case):
             np.testing.assert_allclose(got, want, rtol=case.rtol, atol=case.atol)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if refused(case) and case.name not in NOT_PASSED],
-                         ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if refused(case) and case.name not in NOT_PASSED], ids=lambda case: case.name
+)
 def test_other_types_are_refused(case):
     for inputs, _ in case.data_sets:
         with pytest.raises((TypeError, ValueError)):

@@ -1,5 +1,5 @@
-"""Whatever a user does in whatever order: a model that is packed, trained, saved, copied, forked and called by threads gives
-the bits of its twin, which is only ever trained."""
+"""Whatever a user does in whatever order: a model that is packed, trained, saved, copied, forked and called by threads
+gives the bits of its twin, which is only ever trained."""
 
 import copy
 import os
@@ -28,7 +28,9 @@ def model_of(kind, seed):
         "dense": lambda: fastfc.Linear(k, hidden, activation="relu", rng=seed),
         "norm": lambda: fastfc.Sequential(fastfc.Linear(k, hidden, rng=seed), fastfc.ReLU(), fastfc.LayerNorm(hidden)),
         "sparse": lambda: fastfc.SparseLinear(k, hidden, sparsity=0.5, rng=seed),
-        "block": lambda: fastfc.Sequential(fastfc.FeedForward(k, 8, 0.0, rng=seed), fastfc.Linear(k, hidden, rng=seed + 2)),
+        "block": lambda: fastfc.Sequential(
+            fastfc.FeedForward(k, 8, 0.0, rng=seed), fastfc.Linear(k, hidden, rng=seed + 2)
+        ),
     }[kind]()
     return fastfc.Sequential(first, fastfc.Linear(hidden, n, rng=seed + 1))
 
@@ -44,7 +46,7 @@ class States(RuleBasedStateMachine):
     def teardown(self):
         fastfc.set_num_threads(1)
 
-    # -- what both do ---------------------------------------------------------------------------------------------------
+    # -- what both do -------------------------------------------------------------------------------------------------
 
     @rule(rows=st.integers(0, 9), lr=st.sampled_from([0.1, 0.01]))
     def step(self, rows, lr):
@@ -96,7 +98,7 @@ class States(RuleBasedStateMachine):
         for model in (self.model, self.twin):
             model.load_state_dict(self.snapshot)
 
-    # -- what only the model does ---------------------------------------------------------------------------------------
+    # -- what only the model does ------------------------------------------------------------------------------------
 
     @rule()
     def evaluate(self):
@@ -185,7 +187,7 @@ class States(RuleBasedStateMachine):
 
     # Pruning has its place here: a rule that prunes model and twin alike and goes on.
 
-    # -- what holds after each ------------------------------------------------------------------------------------------
+    # -- what holds after each ---------------------------------------------------------------------------------------
 
     @invariant()
     def same(self):

@@ -11,21 +11,42 @@ from torch.testing._internal.common_modules import module_db  # noqa: E402
 
 import fastfc  # noqa: E402
 
-LAYERS = ("Linear", "Bilinear", "ELU", "Embedding", "GELU", "Hardswish", "LayerNorm", "LeakyReLU", "LogSoftmax", "RMSNorm", "ReLU",
-          "SiLU", "Sigmoid", "Softmax", "Softplus", "Tanh")  # fmt: skip
+LAYERS = (
+    "Linear",
+    "Bilinear",
+    "ELU",
+    "Embedding",
+    "GELU",
+    "Hardswish",
+    "LayerNorm",
+    "LeakyReLU",
+    "LogSoftmax",
+    "RMSNorm",
+    "ReLU",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+)
 LOSSES = ("BCEWithLogitsLoss", "CrossEntropyLoss", "HuberLoss", "L1Loss", "MSELoss", "NLLLoss", "SmoothL1Loss")
 
 #: What fastfc refuses, by the description of the input, and why.
 REFUSED = {
-    ("Softmax", "scalar"): "no axis to sum over", ("LogSoftmax", "multiparam_scalar"): "no axis to sum over",
-    ("Softplus", "beta_threshold"): "a threshold other than 20", ("Softplus", "beta_threshold_scalar"): "likewise",
-}  # fmt: skip
+    ("Softmax", "scalar"): "no axis to sum over",
+    ("LogSoftmax", "multiparam_scalar"): "no axis to sum over",
+    ("Softplus", "beta_threshold"): "a threshold other than 20",
+    ("Softplus", "beta_threshold_scalar"): "likewise",
+}
 
 
 def samples(name, dtype):
     (info,) = (info for info in module_db if info.module_cls.__name__ == name)
     torch.manual_seed(0)
-    return [(info, one) for one in info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=False, training=True)]
+    return [
+        (info, one)
+        for one in info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=False, training=True)
+    ]
 
 
 def inputs_of(sample):
@@ -51,7 +72,9 @@ def ours(name, theirs, constructor, dtype):
 @pytest.mark.parametrize(("name", "number", "desc"), cases(LAYERS), ids=str)
 def test_layer(name, number, desc, dtype):
     info, sample = samples(name, getattr(torch, dtype))[number]
-    theirs = info.module_cls(*sample.constructor_input.args, **sample.constructor_input.kwargs).to(getattr(torch, dtype))
+    theirs = info.module_cls(*sample.constructor_input.args, **sample.constructor_input.kwargs).to(
+        getattr(torch, dtype)
+    )
     if (name, desc) in REFUSED:
         with pytest.raises((TypeError, ValueError)):
             ours(name, theirs, sample.constructor_input, dtype)(*[a.numpy() for a in inputs_of(sample)])
@@ -79,8 +102,10 @@ def test_layer(name, number, desc, dtype):
 @pytest.mark.parametrize(("name", "number", "desc"), cases(LOSSES), ids=str)
 def test_loss(name, number, desc, dtype):
     info, sample = samples(name, getattr(torch, dtype))[number]
-    options = {key: value.numpy() if isinstance(value, torch.Tensor) else value
-               for key, value in sample.constructor_input.kwargs.items()}
+    options = {
+        key: value.numpy() if isinstance(value, torch.Tensor) else value
+        for key, value in sample.constructor_input.kwargs.items()
+    }
     prediction, target = sample.forward_input.args
     labels = name == "NLLLoss" or (name == "CrossEntropyLoss" and not target.is_floating_point())
     if labels and prediction.ndim != 2 or name == "CrossEntropyLoss" and prediction.ndim != 2:
@@ -100,7 +125,8 @@ def test_loss(name, number, desc, dtype):
         return
     want = theirs(prediction, target)
     got, backward = getattr(fastfc, name)(*sample.constructor_input.args, **options).vjp(
-        prediction.detach().numpy(), target.numpy())
+        prediction.detach().numpy(), target.numpy()
+    )
     tolerance = 1e-10 if dtype == "float64" else 1e-5
     close(np.asarray(got, dtype), want, tolerance)
     grad = torch.ones_like(want)
@@ -137,7 +163,9 @@ class Linear(torch.autograd.Function):
         x, weight = (t.detach().numpy() for t in ctx.saved_tensors)
         needs = ("x", "weight", "bias") if ctx.bias else ("x", "weight")
         z = ctx.z if ctx.activation else None
-        gradients = fastfc.linear_backward(grad.numpy(), x, weight, activation=ctx.activation, preactivation=z, needs=needs)
+        gradients = fastfc.linear_backward(
+            grad.numpy(), x, weight, activation=ctx.activation, preactivation=z, needs=needs
+        )
         return (*(None if g is None else torch.from_numpy(g) for g in gradients), None)
 
 

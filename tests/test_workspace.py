@@ -16,9 +16,9 @@ from canonical import compile_c
 import fastfc
 from fastfc import _core
 
-THREAD = 5 << 18   # of a dense product, each thread: 1.25 MiB
-TILES = 64 << 10   # of a CSR product, each thread, besides
-PANEL = 256        # and for each row of its dense operand
+THREAD = 5 << 18  # of a dense product, each thread: 1.25 MiB
+TILES = 64 << 10  # of a CSR product, each thread, besides
+PANEL = 256  # and for each row of its dense operand
 
 
 class Sizes:
@@ -75,29 +75,45 @@ def calls(m, n, k, dtype, threads, spread):
     x, grad, z, w = array(m, k), array(m, n), array(m, n), whole(n, k)
     packed, bias = fastfc.pack(w), whole(n)
     yield "linear", lambda: fastfc.linear(x, w, bias), Sizes(m, n, k, dtype, threads, spread).forward()
-    yield "linear, weight transposed", lambda: fastfc.linear(x, np.asfortranarray(w)), Sizes(
-        m, n, k, dtype, threads, spread).forward()
+    yield (
+        "linear, weight transposed",
+        lambda: fastfc.linear(x, np.asfortranarray(w)),
+        Sizes(m, n, k, dtype, threads, spread).forward(),
+    )
     yield "linear, packed", lambda: fastfc.linear(x, packed, bias), Sizes(m, n, k, dtype, threads, spread).forward()
     for activation in (None, "gelu"):
-        yield f"linear_backward, {activation}", lambda a=activation: fastfc.linear_backward(
-            grad, x, w, activation=a, preactivation=z), Sizes(m, n, k, dtype, threads, spread).backward(activation)
+        yield (
+            f"linear_backward, {activation}",
+            lambda a=activation: fastfc.linear_backward(grad, x, w, activation=a, preactivation=z),
+            Sizes(m, n, k, dtype, threads, spread).backward(activation),
+        )
     kept = rng.random((n, k)) < 0.3
     indptr = np.concatenate([[0], np.cumsum(kept.sum(1))])
     csr = fastfc.CSR(w[kept], np.nonzero(kept)[1], indptr, (n, k))
     sizes = Sizes(m, n, k, dtype, threads, spread, csr.nnz)
     yield "linear, CSR weight", lambda: fastfc.linear(x, csr, bias), sizes.csr(k, n)
-    yield "linear_backward, CSR weight", lambda: fastfc.linear_backward(
-        grad, x, csr, activation="gelu", preactivation=z), sizes.backward_csr("gelu")
+    yield (
+        "linear_backward, CSR weight",
+        lambda: fastfc.linear_backward(grad, x, csr, activation="gelu", preactivation=z),
+        sizes.backward_csr("gelu"),
+    )
     old = np.zeros_like(csr.data)
-    yield "linear_backward, CSR weight, accumulating", lambda: fastfc.linear_backward(
-        grad, x, csr, needs=("weight",), out=(None, old, None), accumulate=True), sizes.backward_csr(None)
+    yield (
+        "linear_backward, CSR weight, accumulating",
+        lambda: fastfc.linear_backward(grad, x, csr, needs=("weight",), out=(None, old, None), accumulate=True),
+        sizes.backward_csr(None),
+    )
     # A CSR x of n rows: the dense weight is (m, k).
     other = whole(m, k)
     sizes = Sizes(n, m, k, dtype, threads, False, csr.nnz)
     yield "linear, CSR x", lambda: fastfc.linear(csr, other), sizes.csr(k, n)
-    packed_other = fastfc.pack(other)
+    packed_other, grad_x = fastfc.pack(other), whole(n, m)
     yield "linear, CSR x, packed", lambda: fastfc.linear(csr, packed_other), sizes.csr(0, n)
-    yield "linear_backward, CSR x", lambda g=whole(n, m): fastfc.linear_backward(g, csr, other), sizes.backward_csr_x(None)
+    yield (
+        "linear_backward, CSR x",
+        lambda: fastfc.linear_backward(grad_x, csr, other),
+        sizes.backward_csr_x(None),
+    )
     rows, sizes = whole(m, n), Sizes(m, n, n, dtype, threads, False)
     norm = fastfc.LayerNorm(n, dtype=dtype)
     yield "LayerNorm", lambda: norm(rows), 0
@@ -105,8 +121,11 @@ def calls(m, n, k, dtype, threads, spread):
     model = fastfc.Sequential(fastfc.Linear(k, n, dtype=dtype, rng=0), norm)
     xc, sizes = whole(m, k), Sizes(m, n, k, dtype, threads, False)
     yield "Linear and LayerNorm", lambda: model(xc), sizes.forward()
-    yield "Linear and LayerNorm backward", lambda: model.vjp(xc)[1](rows), (
-        m * n * sizes.size + sizes.norm_sums() + sizes.backward(None))
+    yield (
+        "Linear and LayerNorm backward",
+        lambda: model.vjp(xc)[1](rows),
+        (m * n * sizes.size + sizes.norm_sums() + sizes.backward(None)),
+    )
     labels, cross, mse = rng.integers(0, n, m), fastfc.CrossEntropyLoss(), fastfc.MSELoss()
     yield "CrossEntropyLoss", lambda: cross.vjp(rows, labels), m * sizes.size
     yield "MSELoss", lambda: mse.vjp(rows, rows), 8 * -(-m * n // 3072)
@@ -148,8 +167,10 @@ def main():
                         if taken:
                             used.add(name)
                         if taken > bound:
-                            wrong.append(f"{name} {shape} {dtype.__name__}, {threads} threads, spread {spread}: takes {taken}, "
-                                         f"stated {bound}")
+                            wrong.append(
+                                f"{name} {shape} {dtype.__name__}, {threads} threads, spread {spread}: takes {taken}, "
+                                f"stated {bound}"
+                            )
                         if kept and name != "pack":
                             wrong.append(f"{name} {shape}: keeps {kept}")
                         del result
@@ -162,10 +183,15 @@ def main():
 def test_workspace_is_within_what_is_stated(isa, tmp_path):
     compile_c(os.path.join(os.path.dirname(os.path.abspath(__file__)), "allocations.c"), tmp_path)
     folders = [os.path.dirname(os.path.dirname(os.path.abspath(fastfc.__file__))), *sys.path]
-    environment = dict(os.environ, LD_PRELOAD=str(tmp_path / "allocations.so"), FASTFC_ISA=isa,
-                       PYTHONPATH=os.pathsep.join(filter(None, folders)))
-    result = subprocess.run([sys.executable, os.path.abspath(__file__)], capture_output=True, text=True, timeout=500,
-                            env=environment)
+    environment = dict(
+        os.environ,
+        LD_PRELOAD=str(tmp_path / "allocations.so"),
+        FASTFC_ISA=isa,
+        PYTHONPATH=os.pathsep.join(filter(None, folders)),
+    )
+    result = subprocess.run(
+        [sys.executable, os.path.abspath(__file__)], capture_output=True, text=True, timeout=500, env=environment
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     *wrong, last = result.stdout.split("\n")[:-1]
     assert not any(wrong), "\n".join(wrong)

@@ -165,8 +165,9 @@ class Linear(Affine):
         self.out_features = size("Linear", "out_features", out_features)
         self.activation = activation
         dtype, rng = float_dtype("Linear", dtype), init.generator(rng)
+        bias = flag("Linear", "bias", bias)
         self.weight = Parameter(default_weight(self.out_features, self.in_features, dtype, rng), packer=pack)
-        self.bias = Parameter(default_bias(self.out_features, self.in_features, dtype, rng)) if flag("Linear", "bias", bias) else None
+        self.bias = Parameter(default_bias(self.out_features, self.in_features, dtype, rng)) if bias else None
 
     def _operand(self):
         return self.weight.operand

@@ -58,10 +58,11 @@ class Bilinear(Module):
         self.in2_features = size("Bilinear", "in2_features", in2_features)
         self.out_features = size("Bilinear", "out_features", out_features)
         dtype, rng = float_dtype("Bilinear", dtype), init.generator(rng)
+        bias = flag("Bilinear", "bias", bias)
         bound = 1 / math.sqrt(self.in1_features) if self.in1_features else 0.0
         weight = np.empty((self.out_features, self.in1_features, self.in2_features), dtype)
         self.weight = Parameter(init.uniform_(weight, -bound, bound, rng=rng), packer=pack_flat)
-        self.bias = Parameter(default_bias(self.out_features, self.in1_features, dtype, rng)) if flag("Bilinear", "bias", bias) else None
+        self.bias = Parameter(default_bias(self.out_features, self.in1_features, dtype, rng)) if bias else None
 
     def __call__(self, x1, x2):
         """Return y, (..., out_features), of x1, (..., in1_features), and x2, (..., in2_features)."""

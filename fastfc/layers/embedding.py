@@ -25,7 +25,7 @@ class Table(Module):
         self.num_embeddings = size(name, "num_embeddings", num_embeddings)
         self.embedding_dim = size(name, "embedding_dim", embedding_dim)
         self.padding_idx = None if padding_idx is None else self._padding(padding_idx)
-        self.sparse = bool(sparse)
+        self.sparse = flag(name, "sparse", sparse)
         dtype, rng = float_dtype(name, dtype), init.generator(rng)
         self.weight = Parameter(init.normal_(np.empty((self.num_embeddings, self.embedding_dim), dtype), rng=rng))
         if self.padding_idx is not None:

@@ -80,11 +80,12 @@ class GroupedLinear(Affine):
                 raise ValueError(f"GroupedLinear(): groups must divide {name}, got groups={groups}, {name}={value}")
         self.activation = activation
         dtype, rng = float_dtype("GroupedLinear", dtype), init.generator(rng)
+        bias = flag("GroupedLinear", "bias", bias)
         self._block = outputs // groups, inputs // groups
         self._structure = self._made_structure()
         packer = None if self._structure else functools.partial(pack_groups, groups=groups)
         self.weight = Parameter(default_weight(outputs, inputs // groups, dtype, rng), packer=packer)
-        self.bias = Parameter(default_bias(outputs, inputs // groups, dtype, rng)) if flag("GroupedLinear", "bias", bias) else None
+        self.bias = Parameter(default_bias(outputs, inputs // groups, dtype, rng)) if bias else None
 
     def _made_structure(self):
         """Indices and indptr of the weight as CSR, for small blocks; row by row, its values are the weight's."""

@@ -57,9 +57,10 @@ class LazyLinear(Linear):
         self.out_features = size("LazyLinear", "out_features", out_features)
         self.activation = activation
         dtype = float_dtype("LazyLinear", dtype)
+        bias = flag("LazyLinear", "bias", bias)
         self._rng = init.generator(rng)
         self.weight = UninitializedParameter((self.out_features, None), dtype, packer=pack)
-        self.bias = UninitializedParameter((self.out_features,), dtype) if flag("LazyLinear", "bias", bias) else None
+        self.bias = UninitializedParameter((self.out_features,), dtype) if bias else None
 
     # Not by super(): once it has learnt, this object is no LazyLinear.
 

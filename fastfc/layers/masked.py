@@ -67,13 +67,14 @@ class MaskedLinear(Affine):
         self.activation = activation
         sparsity = fraction("MaskedLinear", "sparsity", sparsity)
         dtype, rng = float_dtype("MaskedLinear", dtype), init.generator(rng)
+        bias = flag("MaskedLinear", "bias", bias)
         if mask is None:
             mask = np.zeros(outputs * inputs, bool)
             mask[kept_cells(outputs, inputs, sparsity, rng)] = True
             mask = mask.reshape(outputs, inputs)
         self._mask, self._made = self._checked(mask), (None, None)
         self.weight = Parameter(default_weight(outputs, inputs, dtype, rng))
-        self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if flag("MaskedLinear", "bias", bias) else None
+        self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if bias else None
 
     @property
     def mask(self):

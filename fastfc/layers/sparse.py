@@ -69,10 +69,11 @@ class SparseLinear(Affine):
         outputs = size("SparseLinear", "out_features", out_features)
         sparsity = fraction("SparseLinear", "sparsity", sparsity)
         dtype, rng = float_dtype("SparseLinear", dtype), init.generator(rng)
+        bias = flag("SparseLinear", "bias", bias)
         kept = kept_cells(outputs, inputs, sparsity, rng)
         self._build(np.empty(kept.size, dtype), *csr_structure(kept, outputs, inputs), (outputs, inputs))
         init.kaiming_uniform_(self.weight.data, math.sqrt(5), fan_in=inputs, rng=rng)
-        self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if flag("SparseLinear", "bias", bias) else None
+        self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if bias else None
 
     @classmethod
     def from_csr(cls, csr, bias=None):

@@ -109,7 +109,7 @@ class Optimizer:
 
     def _add(self, where, group):
         if not isinstance(group, dict):
-            raise TypeError(f"{where}: a parameter group must be a dict, got {type(group).__name__}")
+            raise TypeError(f"{where}: a parameter group must be a dict with 'params', got {type(group).__name__}")
         if "params" not in group:
             raise ValueError(f"{where}: a parameter group needs an entry 'params', got {sorted(group)}")
         given, known = group["params"], self.params
@@ -118,7 +118,8 @@ class Optimizer:
         try:
             given = [given] if isinstance(given, Parameter) else list(given)
         except TypeError:
-            raise TypeError(f"{where}: params must be a Parameter or an iterable of them, got {type(given).__name__}") from None
+            raise TypeError(f"{where}: params must be a Parameter or an iterable of them, "
+                            f"got {type(given).__name__}") from None
         for i, parameter in enumerate(given):
             if isinstance(parameter, UninitializedParameter):
                 raise ValueError(f"{where}: params[{i}] is uninitialised; call the model on a first batch before")
