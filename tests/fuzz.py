@@ -199,7 +199,8 @@ def itself(c, a):
     """One that lies on itself; only where it can."""
     if not a.ndim or a.shape[0] < 2 or not a.size:
         return read_only(c, a)
-    return np.lib.stride_tricks.as_strided(np.zeros(a.size + 1, a.dtype), a.shape, (0, *map(abs, np.zeros(a.shape, a.dtype).strides[1:])))
+    plain = np.zeros(a.shape, a.dtype)
+    return np.lib.stride_tricks.as_strided(plain, a.shape, (0, *plain.strides[1:]))
 
 
 ARRAY = (no_array, bad_dtype)
