@@ -5,7 +5,7 @@ from numbers import Real
 
 import numpy as np
 
-from fastfc.module import FLOATS
+from fastfc.module import FLOATS, float_dtype  # noqa: F401
 
 
 def integer(layer, name, value):
@@ -42,16 +42,6 @@ def fraction(layer, name, value):
     if not 0 <= value <= 1:
         raise ValueError(f"{layer}(): {name} must be in [0, 1], got {value}")
     return value
-
-
-def float_dtype(layer, dtype):
-    try:
-        known = np.dtype(dtype)
-    except (TypeError, ValueError):
-        known = None
-    if known not in FLOATS:
-        raise TypeError(f"{layer}(): dtype must be float32 or float64, got {repr(dtype) if known is None else known}")
-    return known
 
 
 def float_array(layer, name, array):
