@@ -1007,6 +1007,7 @@ NOT_AT_RANDOM = {
     "NonFiniteLoss": "an exception",
     "LRScheduler": "a base",
     "Optimizer": "a base",
+    "LambdaLR": "calls what it is given, whose errors are its own",
     "PackedWeight": "made by pack",
 }
 
