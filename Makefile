@@ -15,7 +15,7 @@ SOURCES := setup.py pyproject.toml $(wildcard MANIFEST.in) $(shell find fastfc s
 	\( -name '*.py' -o -name '*.py[xdi]' -o -name '*.pxi' -o -name '*.[ch]' -o -name '*.inc' -o -name '*.def' \))
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-torch test-isa test-c test-aarch64 test-x86 test-asan test-tsan bench bench-quick benchmarks lint clean check-tools
+.PHONY: help test fuzz test-torch test-isa test-c test-aarch64 test-x86 test-asan test-tsan bench bench-quick benchmarks lint clean check-tools
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -26,9 +26,12 @@ help:  ## this list
 test: $(STAMP)test  ## run the tests (ARGS: options of pytest, paths as seen from tests/)
 	cd tests && ../$(BIN)/python -I -m pytest $(ARGS)
 
-test-torch:  ## what compares with torch, in an environment of its own, .venv-torch
+fuzz: $(STAMP)test  ## fuzzed calls of the public functions (ARGS='--calls 1000000 --seed 1', or '--seed 1 --case 4711')
+	cd tests && ../$(BIN)/python -I fuzz.py $(ARGS)
+
+test-torch:  ## what compares with torch, and onnx's own tests, in an environment of its own, .venv-torch
 	@$(MAKE) --no-print-directory VENV=.venv-torch .venv-torch/stamp-torch
-	cd tests && ../.venv-torch/bin/python -I -m pytest -k torch $(ARGS)
+	cd tests && ../.venv-torch/bin/python -I -m pytest -k "torch or onnx" $(ARGS)
 
 test-c:  ## the C library's own tests, every target against the portable one
 	$(MAKE) --no-print-directory -C tests/c test
@@ -130,9 +133,9 @@ $(STAMP)test $(STAMP)bench: $(STAMP)%: $(STAMP)fastfc
 	$(PIP) install 'fastfc[$*]'
 	@touch $@
 
-# This version and no other: the tests compare numbers with it.
+# This version and no other: the tests compare numbers with it. torch's own module tests need expecttest.
 $(STAMP)torch: $(STAMP)test
-	$(PIP) install torch==2.13.0
+	$(PIP) install torch==2.13.0 expecttest onnx
 	@touch $@
 
 $(STAMP)lint: pyproject.toml | $(STAMP)venv

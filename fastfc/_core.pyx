@@ -455,8 +455,9 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
 
     Notes
     -----
-    Workspace is at most 1.25 MiB a thread, and a copy of x where its last axis is not contiguous. A CSR operand needs
-    a panel of 64 columns of the dense one for each thread. Batches share the weight's traffic: pack a weight that is
+    Workspace is at most 1.25 MiB a thread, and a copy of x where its last axis is not contiguous; bias, residual and
+    out are copied where they are not contiguous. A CSR operand needs 256 bytes for each row of a panel of the dense one,
+    and 64 KiB, for each thread, and 8 bytes for each of its rows. Batches share the weight's traffic: pack a weight that is
     used more than once.
 
     Examples
@@ -731,7 +732,8 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
 
     Notes
     -----
-    Workspace: a transposed copy of grad_y for gw, one more copy with an activation, and at most 1.25 MiB a thread.
+    Workspace: a transposed copy of grad_y for gw, one more copy with an activation, and at most 1.25 MiB a thread; more
+    with strided arrays and a CSR operand, as ``src_c/fastfc.h`` states.
 
     Examples
     --------

@@ -64,6 +64,8 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, *, error_if_nonfinite=F
         raise ValueError(f"{where}: max_norm must be >= 0, got {max_norm}")
     if not p > 0:
         raise ValueError(f"{where}: norm_type must be > 0, got {norm_type}")
+    if not isinstance(error_if_nonfinite, bool | np.bool_ | int):
+        raise TypeError(f"{where}: error_if_nonfinite must be a bool, got {type(error_if_nonfinite).__name__}")
     arrays = _gradients(where, parameters)
     norm = _norm([np.require(array, requirements="CA") for array in arrays], p)
     if error_if_nonfinite and not math.isfinite(norm):
@@ -115,10 +117,11 @@ def _number(where, name, value):
 def _listed(where, parameters):
     if isinstance(parameters, Parameter):
         return [parameters]
-    if not hasattr(parameters, "__iter__"):
+    try:
+        parameters = list(parameters)
+    except TypeError:
         raise TypeError(f"{where}: parameters must be a Parameter or an iterable of them, "
-                        f"got {type(parameters).__name__}")
-    parameters = list(parameters)
+                        f"got {type(parameters).__name__}") from None
     for i, parameter in enumerate(parameters):
         if not isinstance(parameter, Parameter):
             raise TypeError(f"{where}: parameters[{i}] must be a Parameter, got {type(parameter).__name__}")

@@ -42,7 +42,7 @@ def _shape(function, name, array, expected, why):
         raise ValueError(f"{function}(): {name} has shape {array.shape}, expected {expected} {why}")
 
 
-def _threads(function, threads):
+def _threads(function, threads, name="threads"):
     if threads is None:
         return _core.get_default_threads()
     try:
@@ -50,9 +50,9 @@ def _threads(function, threads):
             raise TypeError
         n = operator.index(threads)
     except TypeError:
-        raise TypeError(f"{function}(): threads must be an integer, got {type(threads).__name__}") from None
+        raise TypeError(f"{function}(): {name} must be an integer, got {type(threads).__name__}") from None
     if n < 1:
-        raise ValueError(f"{function}(): threads must be at least 1, got {n}")
+        raise ValueError(f"{function}(): {name} must be at least 1, got {n}")
     return min(n, 1024)
 
 
@@ -303,12 +303,13 @@ def convert_backward(grad_y, x, weight, activation, preactivation, needs, out, a
     gx, gw, gb = (target and target.rows for target in targets)
     if isinstance(weight, CSR) and gw is not None and not accumulate:
         gw[0, weight.nnz :] = 0
+    x_rows = x if isinstance(x, CSR) else _rows(x)
     # C accumulates into all that it is given or none: what has no old value to add to starts from zero.
     if accumulate:
         for i, target in enumerate(targets):
             if i > 0 and target and out[i] is None:
-                target.rows[...] = -0.0  # what nothing is changed by, a sum of -0 included
-    x_rows = x if isinstance(x, CSR) else _rows(x)
+                # -0 changes nothing, a sum of -0 included; but the sum over no rows at all is +0.
+                target.rows[...] = -0.0 if x_rows.shape[0] else 0.0
     _core.backward(
         _rows(grad_y),
         x_rows,

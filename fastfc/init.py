@@ -65,10 +65,10 @@ def calculate_gain(nonlinearity, param=None):
     >>> round(init.calculate_gain("leaky_relu", 0.2), 4)
     1.3868
     """
-    if nonlinearity == "leaky_relu":
+    if isinstance(nonlinearity, str) and nonlinearity == "leaky_relu":
         slope = 0.01 if param is None else _finite("calculate_gain", "param", param)
         return math.sqrt(2 / (1 + slope * slope))
-    if nonlinearity not in GAINS:
+    if not (isinstance(nonlinearity, str) and nonlinearity in GAINS):
         known = ", ".join(repr(name) for name in sorted([*GAINS, "leaky_relu"]))
         raise ValueError(f"calculate_gain(): nonlinearity must be one of {known}, got {nonlinearity!r}")
     return GAINS[nonlinearity]
@@ -281,7 +281,7 @@ def kaiming_normal_(array, a=0.0, mode="fan_in", nonlinearity="leaky_relu", *, f
 
 def _kaiming_std(function, array, a, mode, nonlinearity, fan_in):
     _check_array(function, array)
-    if mode not in MODES:
+    if not (isinstance(mode, str) and mode in MODES):
         raise ValueError(f'{function}(): mode must be "fan_in" or "fan_out", got {mode!r}')
     fan = _fans(function, array, ", or fan_in given")[MODES.index(mode)] if fan_in is None else fan_in
     return calculate_gain(nonlinearity, a) / math.sqrt(max(fan, 1))  # fan 0: there is nothing to fill

@@ -79,7 +79,7 @@ def save(path, state, *, metadata=None):
     >>> model.load_state_dict(state)
     LoadResult(missing_keys=[], unexpected_keys=[])
     """
-    path, write = os.fsdecode(path), _format("save", path)[0]
+    path, write, _ = _format("save", path)
     metadata = {} if metadata is None else metadata
     if not (isinstance(metadata, Mapping) and all(isinstance(text, str) for pair in metadata.items() for text in pair)):
         raise TypeError(f"save(): metadata must be a mapping from str to str, got {metadata!r}")
@@ -130,7 +130,7 @@ def load(path, *, keep_dtype=False):
     ...     fastfc.load(path)["weight"].dtype, fastfc.load(path, keep_dtype=True)["weight"].dtype
     (dtype('float32'), dtype('float16'))
     """
-    path, read = os.fsdecode(path), _format("load", path)[1]
+    path, _, read = _format("load", path)
     with open(path, "rb") as file:
         arrays, metadata = read(path, file, os.fstat(file.fileno()).st_size)
     arrays = {name: _widened(array, keep_dtype) for name, array in arrays.items()}
@@ -138,10 +138,13 @@ def load(path, *, keep_dtype=False):
 
 
 def _format(function, path):
-    suffix = os.path.splitext(os.fsdecode(path))[1]
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"{function}(): path must be a string or a path, got {type(path).__name__}")
+    path = os.fsdecode(path)
+    suffix = os.path.splitext(path)[1]
     if suffix not in FORMATS:
-        raise ValueError(f"{function}(): path must end in {' or '.join(FORMATS)}, got {os.fsdecode(path)!r}")
-    return FORMATS[suffix]
+        raise ValueError(f"{function}(): path must end in {' or '.join(FORMATS)}, got {path!r}")
+    return path, *FORMATS[suffix]
 
 
 def _name(name):
@@ -282,7 +285,10 @@ def _read_npy(member, nbytes):
     version = form.read_magic(member)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the .npy format is not known")
-    shape, _, dtype = (form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0)(member)
+    try:
+        shape, _, dtype = (form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0)(member)
+    except (MemoryError, RecursionError):  # so Python's parser says that it nests too deeply
+        raise ValueError("its header is no description of an array") from None
     native = dtype.newbyteorder("=")
     if native not in KNOWN:
         raise ValueError(f"dtype {dtype} is not one that can be loaded")
@@ -331,7 +337,11 @@ def _read_safetensors(path, file, nbytes):
         array = np.fromfile(file, dtype, math.prod(shape))
         if array.size != math.prod(shape):
             raise ValueError(f"load(): {path}: array {name!r}: the file ended while it was read")
-        arrays[name] = array.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+        try:
+            array = array.reshape(shape)
+        except ValueError as error:  # no bytes, and lengths beyond what an array can have
+            raise ValueError(f"load(): {path}: array {name!r}: shape {shape}: {error}") from None
+        arrays[name] = array.astype(dtype.newbyteorder("="), copy=False)
     return {name: arrays[name] for name in sorted(arrays)}, metadata
 
 

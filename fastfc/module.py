@@ -21,6 +21,16 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 LoadResult = namedtuple("LoadResult", "missing_keys unexpected_keys")
 
 
+def float_dtype(layer, dtype):
+    try:
+        known = np.dtype(dtype)
+    except (TypeError, ValueError):
+        known = None
+    if known not in FLOATS:
+        raise TypeError(f"{layer}(): dtype must be float32 or float64, got {repr(dtype) if known is None else known}")
+    return known
+
+
 class Parameter:
     """An array that is trained, and the gradient of the loss with respect to it.
 
@@ -183,7 +193,10 @@ class UninitializedParameter(Parameter):
 
     def __init__(self, shape, dtype, *, packer=None):
         self.grad, self._packer, self._frozen, self._spare = None, packer, False, None
-        self._data = shape, np.dtype(dtype)
+        dtype = float_dtype("UninitializedParameter", dtype)
+        if not isinstance(shape, tuple) or not all(n is None or isinstance(n, int | np.integer) for n in shape):
+            raise TypeError(f"UninitializedParameter(): shape must be a tuple of integers or None, got {shape!r}")
+        self._data = shape, dtype
 
     shape = property(lambda self: self._data[0])
     dtype = property(lambda self: self._data[1])

@@ -69,8 +69,8 @@ def set_num_threads(n):
     from fastfc.functional import _threads
 
     if n is None:
-        raise TypeError("set_num_threads(): threads must be an integer, got NoneType")
-    _core.set_default_threads(_threads("set_num_threads", n))
+        raise TypeError("set_num_threads(): n must be an integer, got NoneType")
+    _core.set_default_threads(_threads("set_num_threads", n, "n"))
 
 
 def get_num_threads():

@@ -129,10 +129,12 @@ def _check(function, prefix, data, indices, indptr, shape):
     indptr = _integers(function, prefix + "indptr", indptr)
     try:
         rows, cols = (int(d) for d in shape)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{function}(): {prefix}shape must be two integers, got {shape!r}") from None
     if rows < 0 or cols < 0:
         raise ValueError(f"{function}(): {prefix}shape must not be negative, got {(rows, cols)}")
+    if cols > np.iinfo(np.intp).max:
+        raise ValueError(f"{function}(): {prefix}shape must fit {np.intp(0).itemsize * 8} bits, got {(rows, cols)}")
     if len(indptr) != rows + 1:
         raise ValueError(f"{function}(): {prefix}indptr has length {len(indptr)}, expected rows + 1 = {rows + 1}")
     if len(indices) != len(data):

@@ -63,7 +63,7 @@ class SparseGrad:
             raise TypeError(f"SparseGrad(): values must be a float32 or float64 array, got {got}")
         try:
             rows, dim = (int(d) for d in shape)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise TypeError(f"SparseGrad(): shape must be two integers, (rows, dim), got {shape!r}") from None
         if rows < 0 or dim < 0:
             raise ValueError(f"SparseGrad(): shape must not be negative, got {(rows, dim)}")

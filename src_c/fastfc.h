@@ -133,8 +133,9 @@ typedef struct fc_epilogue {
 
 /* ---- Forward ------------------------------------------------------------------------------------------------------
  * Exactly one of w, packed, csr is the weight. Workspace: for each thread at most 1.25 MiB (panels in half of L2, and
- * sums); for an x whose rows are not contiguous or not aligned one copy of x. With a CSR operand also a panel of the
- * dense one, k by 64 elements for each thread. */
+ * sums); for an x whose rows are not contiguous or not aligned one copy of x, its rows padded to 64 bytes and up to 64
+ * apart. With a CSR operand instead, for each thread 64 KiB and a panel of the dense one, 256 bytes for each of its k
+ * features (none where it is packed); and 8 bytes for each row of the CSR. (tests/test_workspace.py measures all this.) */
 fc_status fc_linear_forward(fc_dtype dtype, const fc_matrix *x, const fc_matrix *w, const fc_epilogue *epilogue,
                             int threads);
 fc_status fc_linear_forward_packed(fc_dtype dtype, const fc_matrix *x, const fc_packed *packed,
@@ -148,7 +149,11 @@ fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matr
 /* ---- Backward -----------------------------------------------------------------------------------------------------
  * grad_y is m by n. With an activation, z holds its argument in the forward pass and grad_y * act'(z) takes grad_y's
  * place; for relu that is grad_y where z > 0 or z is NaN, else +0, whatever grad_y holds. Outputs that are NULL are not computed; with `accumulate` gw and gb are added to what stands in them.
- * Workspace: one copy of grad_y for gw, one more with an activation. */
+ * Workspace: what a forward product takes for each thread; a transposed copy of grad_y for gw; with an activation, or where
+ * grad_y's rows are not contiguous, one copy of grad_y, and while that is made copies of grad_y and z where theirs are not.
+ * A CSR weight: for gx 16 bytes an entry, 8 a column, and for each thread 64 KiB and 256 bytes for each of n; then for the
+ * values n + k rows of 192 elements, 8 bytes a row, and with `accumulate` and more than 192 rows one copy of the values. A
+ * CSR x: for gw the same as for gx with m in place of n. */
 typedef struct fc_gradients {
     fc_matrix *gx;          /* m by k, contiguous rows */
     fc_matrix *gw;          /* n by k, contiguous rows */
@@ -216,7 +221,7 @@ typedef struct fc_tensor {
 /* Arrays of different tensors do not overlap, but for grads. */
 void fc_update(fc_tensor *tensors, ptrdiff_t count, int threads);
 /* *sum = sum over all elements of all w of (scale * w)^2, in float64: blocks of 8192 elements, counted from the beginning of
- * each tensor, on 16 virtual lanes (kernels.h), added in order. */
+ * each tensor, on 16 virtual lanes (kernels.h), added in order. Workspace: 8 bytes a block. */
 fc_status fc_square_sum(fc_tensor *tensors, ptrdiff_t count, double scale, double *sum, int threads);
 
 /* ---- The feed-forward block ---------------------------------------------------------------------------------------
@@ -280,7 +285,8 @@ fc_status fc_linear_norm_backward(fc_dtype dtype, const fc_upstream *up, const f
                                   const fc_norm_gradients *norm_out, int threads);
 
 /* ---- Losses -------------------------------------------------------------------------------------------------------
- * The sum over the batch is taken in double, in order, whatever the number of threads. */
+ * The sum over the batch is taken in double, in order, whatever the number of threads. Workspace: of the cross-entropy one
+ * element a row, unless `losses` is there; of the others 8 bytes for each 3072 elements. */
 typedef enum fc_reduction { FC_SUM = 0, FC_MEAN } fc_reduction;
 
 /* -sum_j q[j] log softmax(x)[j] for each row, q[j] = weight[j] * ((1 - smoothing) * target[j] + smoothing / n), where a

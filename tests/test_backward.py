@@ -170,6 +170,16 @@ def test_only_what_is_needed(isa, dtype, rng, needs, activation):
             assert one is None
 
 
+@pytest.mark.parametrize("needs", ["weight", "bias"])
+def test_the_gradient_of_no_rows_is_plus_zero(dtype, needs):
+    """Also where it could be added to something, and dense or sparse."""
+    x, grad = np.ones((0, 2), dtype), np.ones((0, 3), dtype)
+    for weight in (np.ones((3, 2), dtype), fastfc.CSR(np.ones(3, dtype), [0, 1, 0], [0, 1, 2, 3], (3, 2))):
+        for accumulate in (False, True):
+            for g in fastfc.linear_backward(grad, x, weight, needs=(needs,), accumulate=accumulate):
+                assert g is None or not (g.any() or np.signbit(g).any())
+
+
 @pytest.mark.parametrize("layout", OUTPUTS)
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_out_and_accumulate(isa, dtype, rng, layout, accumulate):

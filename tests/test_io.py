@@ -6,7 +6,9 @@ import json
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -272,6 +274,64 @@ def test_an_npz_that_lies(tmp_path, members, message):
     refused(tmp_path / "x.npz", message)
 
 
+def raw_npy(header, data=b"", version=b"\x01\x00"):
+    length = struct.pack("<H" if version[0] == 1 else "<I", len(header))
+    return b"\x93NUMPY" + version + length + header + data
+
+
+#: Files whose reading could take what they claim, run what they hold, or never end.
+NPZ_LIES = {
+    "terabytes": npy(shape=(1 << 40,)), "nothing times much": npy(shape=(0, 1 << 62), data=b""),
+    "much times nothing": npy(shape=(1 << 62, 1 << 62, 0), data=b""),
+    "objects": npy(descr="|O", data=b"cos\nabort\n(tR."),
+    "a record of objects": npy(descr=[("a", "|O")], data=b"cos\nabort\n(tR."),
+    "a header that is code": raw_npy(b"__import__('os').abort()"), "a header that nests": raw_npy(b"[" * 9000),
+    "a header of signs": raw_npy(b"-" * 9000 + b"1"), "a long header": raw_npy(b" " * 60000),
+    "a header longer than the file": b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}",
+    "version 3": raw_npy(b"{}", version=b"\x03\x00"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", NPZ_LIES)
+def test_an_npz_takes_no_more_memory_than_it_has_bytes_and_runs_nothing(tmp_path, lie):
+    npz(tmp_path / "x.npz", [("ok.npy", npy(np.ones(5))), ("a.npy", NPZ_LIES[lie])])
+    with taking_at_most((tmp_path / "x.npz").stat().st_size):
+        refused(tmp_path / "x.npz", "array 'a': ")
+
+
+@pytest.mark.parametrize("field", ["crc", "data", "sizes", "compressed size", "offset"])
+def test_an_npz_whose_directory_lies(tmp_path, field):
+    path = tmp_path / "x.npz"
+    npz(path, [("a.npy", npy(np.zeros(1000))), ("b.npy", npy(np.ones(1000)))])
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"PK\x01\x02")
+    if field == "crc":
+        raw[at + 16] ^= 1
+    elif field == "data":
+        raw[raw.index(b"a.npy") + 500] ^= 1
+    elif field == "sizes":
+        raw[at + 20:at + 28] = struct.pack("<II", 9000, 9000)
+    elif field == "compressed size":
+        raw[at + 20:at + 24] = struct.pack("<I", 100)
+    else:
+        raw[at + 42:at + 46] = struct.pack("<I", 40)
+    path.write_bytes(raw)
+    with taking_at_most(len(raw)):
+        refused(path, "no sound .npz: ")
+
+
+@contextmanager
+def taking_at_most(nbytes):
+    """Python and numpy together, at any moment; beside it what a header's parser takes, of 10,000 characters."""
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < nbytes + (4 << 20)
+
+
 def test_a_compressed_npz_is_refused(tmp_path):
     """A few bytes could stand for gigabytes."""
     np.savez_compressed(tmp_path / "x.npz", a=np.zeros(1000))
@@ -316,6 +376,24 @@ def entry(shape=(4,), start=0, end=16, dtype="F32"):
 def test_a_safetensors_file_that_lies(tmp_path, header, data, message):
     write_safetensors(tmp_path / "x.safetensors", header, data)
     refused(tmp_path / "x.safetensors", message)
+
+
+@NEEDS_SAFETENSORS
+@pytest.mark.parametrize(("header", "data"), [
+    ({"a": entry((1 << 40,), 0, 1 << 42)}, b"1" * 16), ({"a": entry((0, 1 << 62), 0, 0)}, b""),
+    ({"a": entry((1 << 62, 1 << 62, 0), 0, 0)}, b""), ({"a": entry((-1, -4), 0, 16)}, b"1" * 16),
+    ({"a": entry((4,), -16, 0)}, b"1" * 16), ({"a": entry((4,), 16, 0)}, b"1" * 16),
+    ({"a": entry((2,), 0, 8), "b": entry((4,), 4, 20)}, b"1" * 20),
+    ({"a": entry((2,), 0, 8), "b": entry((2,), 12, 20)}, b"1" * 20),
+    ({"a": {**entry(), "shape": [2.5]}}, b"1" * 16), ({"a": {**entry(), "shape": "4"}}, b"1" * 16),
+    ({"__metadata__": {"a": 3}, "a": entry()}, b"1" * 16), ({"__metadata__": [1], "a": entry()}, b"1" * 16),
+    (b'{"a": 1e999}', b""), (b" " * 100, b""), (b"{}" + b"\0" * 30, b""),
+])
+def test_a_safetensors_file_takes_no_more_memory_than_it_has_bytes(tmp_path, header, data):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, header, data)
+    with taking_at_most(path.stat().st_size):
+        refused(path, "safetensors")
 
 
 @NEEDS_SAFETENSORS

@@ -211,9 +211,10 @@ def test_of_a_layer_that_a_model_has_fused_before(norm):
 
 
 @pytest.mark.parametrize(("make", "error", "message"), [
-    (lambda: fastfc.spectral_norm(fastfc.ReLU()), ValueError, r"spectral_norm\(\): ReLU\(\) has no parameter 'weight'"),
+    (lambda: fastfc.spectral_norm(fastfc.ReLU()), ValueError,
+     r"spectral_norm\(\): name: ReLU\(\) has no parameter 'weight'"),
     (lambda: fastfc.weight_norm(fastfc.Linear(3, 2), "bias"), ValueError,
-     r"weight_norm\(\): 'bias' must have two axes or more, got shape \(2,\)"),
+     r"weight_norm\(\): name: 'bias' must have two axes or more, got shape \(2,\)"),
     (lambda: fastfc.weight_norm(fastfc.SparseLinear(3, 2)), ValueError, r"must have two axes or more"),
     (lambda: fastfc.weight_norm(np.ones((3, 2))), TypeError, r"layer must be a Module, got ndarray"),
     (lambda: fastfc.weight_norm(fastfc.Linear(3, 2), dim=2), ValueError, r"dim is 2, expected an axis of 'weight'"),

@@ -327,7 +327,7 @@ def test_a_state_of_groups_is_loaded_group_by_group():
 
 
 @pytest.mark.parametrize(("group", "error", "message"), [
-    ([fastfc.Parameter(np.ones(1))], TypeError, r"a parameter group must be a dict, got list"),
+    ([fastfc.Parameter(np.ones(1))], TypeError, r"a parameter group must be a dict with 'params', got list"),
     ({"lr": 0.1}, ValueError, r"a parameter group needs an entry 'params', got \['lr'\]"),
     ({"params": ONE}, ValueError, r"params holds a Parameter twice"),
     ({"params": [np.ones(3)]}, TypeError, r"params\[0\] must be a Parameter, got ndarray"),
@@ -341,7 +341,7 @@ def test_bad_groups(group, error, message):
 
 
 def test_groups_and_parameters_do_not_mix():
-    with pytest.raises(TypeError, match=r"SGD\(\): a parameter group must be a dict, got Parameter"):
+    with pytest.raises(TypeError, match=r"SGD\(\): a parameter group must be a dict with 'params', got Parameter"):
         SGD([{"params": ONE}, fastfc.Parameter(np.ones(1))], lr=0.1)
     with pytest.raises(TypeError, match=r"or a list of dicts, got dict"):
         SGD({"params": ONE}, lr=0.1)

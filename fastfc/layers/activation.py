@@ -4,11 +4,13 @@ In a `Sequential`, an elementwise activation after a `Linear` (or another layer 
 costs no pass of its own: the two run as one fused call with the same bits.
 """
 
+from numbers import Real
+
 import numpy as np
 
 from fastfc import activations
 from fastfc.functional import _parameter
-from fastfc.layers.arguments import float_array, like
+from fastfc.layers.arguments import among, float_array, integer, like
 from fastfc.module import Module
 
 __all__ = [
@@ -182,7 +184,7 @@ class GELU(Activation):
     names = {"none": "gelu", "tanh": "gelu_tanh"}
 
     def __init__(self, approximate="none"):
-        if approximate not in self.names:
+        if not among(approximate, self.names):
             raise ValueError(f'GELU(): approximate must be "none" or "tanh", got {approximate!r}')
         self.approximate = approximate
 
@@ -284,8 +286,8 @@ class Softplus(Parametric):
     threshold = 20.0
 
     def __init__(self, beta=1.0, threshold=20.0):
-        if threshold != self.threshold:
-            raise ValueError(f"Softplus(): threshold must be 20, got {threshold}")
+        if not isinstance(threshold, Real) or threshold != self.threshold:
+            raise ValueError(f"Softplus(): threshold must be 20, got {threshold!r}")
         super().__init__(beta)
 
     def extra_repr(self):
@@ -347,7 +349,7 @@ class Softmax(Module):
     keeps_width = True
 
     def __init__(self, dim=-1):
-        self.dim = dim
+        self.dim = integer(type(self).__name__, "dim", dim)
 
     def __call__(self, x):
         return self.vjp(x)[0]

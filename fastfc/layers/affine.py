@@ -6,7 +6,7 @@ import numpy as np
 
 from fastfc import init
 from fastfc.functional import linear, linear_backward, pack
-from fastfc.layers.arguments import float_dtype, size
+from fastfc.layers.arguments import flag, float_dtype, size
 from fastfc.module import Module, Parameter
 
 
@@ -168,6 +168,7 @@ class Linear(Affine):
         self.out_features = size("Linear", "out_features", out_features)
         self.activation = activation
         dtype, rng = float_dtype("Linear", dtype), init.generator(rng)
+        bias = flag("Linear", "bias", bias)
         self.weight = Parameter(default_weight(self.out_features, self.in_features, dtype, rng), packer=pack)
         self.bias = Parameter(default_bias(self.out_features, self.in_features, dtype, rng)) if bias else None
 

@@ -1,10 +1,11 @@
 """Checks of what layers are made with and called with; each names the argument, what was expected and what came."""
 
 import operator
+from numbers import Real
 
 import numpy as np
 
-from fastfc.module import FLOATS
+from fastfc.module import FLOATS, float_dtype  # noqa: F401
 
 
 def integer(layer, name, value):
@@ -23,17 +24,24 @@ def size(layer, name, value, least=0):
     return value
 
 
+def among(value, names):
+    """Whether `value` is one of the strings `names`. An array is not, nor what has no hash."""
+    return isinstance(value, str) and value in names
+
+
+def flag(layer, name, value):
+    try:
+        return bool(value)
+    except (TypeError, ValueError):  # an array
+        raise TypeError(f"{layer}(): {name} must be a bool, got {type(value).__name__}") from None
+
+
 def fraction(layer, name, value):
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{layer}(): {name} must be a number, got {type(value).__name__}")
     if not 0 <= value <= 1:
         raise ValueError(f"{layer}(): {name} must be in [0, 1], got {value}")
     return value
-
-
-def float_dtype(layer, dtype):
-    dtype = np.dtype(dtype)
-    if dtype not in FLOATS:
-        raise TypeError(f"{layer}(): dtype must be float32 or float64, got {dtype}")
-    return dtype
 
 
 def float_array(layer, name, array):

@@ -7,7 +7,7 @@ import numpy as np
 from fastfc import init
 from fastfc.functional import linear, linear_backward, pack
 from fastfc.layers.affine import data_of, default_bias
-from fastfc.layers.arguments import float_array, float_dtype, size
+from fastfc.layers.arguments import flag, float_array, float_dtype, size
 from fastfc.module import Module, Parameter
 
 __all__ = ["Bilinear"]
@@ -58,6 +58,7 @@ class Bilinear(Module):
         self.in2_features = size("Bilinear", "in2_features", in2_features)
         self.out_features = size("Bilinear", "out_features", out_features)
         dtype, rng = float_dtype("Bilinear", dtype), init.generator(rng)
+        bias = flag("Bilinear", "bias", bias)
         bound = 1 / math.sqrt(self.in1_features) if self.in1_features else 0.0
         weight = np.empty((self.out_features, self.in1_features, self.in2_features), dtype)
         self.weight = Parameter(init.uniform_(weight, -bound, bound, rng=rng), packer=pack_flat)

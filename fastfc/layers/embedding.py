@@ -9,7 +9,7 @@ import numpy as np
 
 from fastfc import init
 from fastfc.functional import linear
-from fastfc.layers.arguments import float_array, float_dtype, integer, size
+from fastfc.layers.arguments import among, flag, float_array, float_dtype, integer, size
 from fastfc.module import Module, Parameter
 from fastfc.sparse import CSR
 from fastfc.sparse_grad import SparseGrad
@@ -25,7 +25,7 @@ class Table(Module):
         self.num_embeddings = size(name, "num_embeddings", num_embeddings)
         self.embedding_dim = size(name, "embedding_dim", embedding_dim)
         self.padding_idx = None if padding_idx is None else self._padding(padding_idx)
-        self.sparse = bool(sparse)
+        self.sparse = flag(name, "sparse", sparse)
         dtype, rng = float_dtype(name, dtype), init.generator(rng)
         self.weight = Parameter(init.normal_(np.empty((self.num_embeddings, self.embedding_dim), dtype), rng=rng))
         if self.padding_idx is not None:
@@ -186,9 +186,9 @@ class EmbeddingBag(Table):
 
     def __init__(self, num_embeddings, embedding_dim, *, mode="mean", padding_idx=None, sparse=False,
                  dtype=np.float32, rng=None):
-        if mode not in self.modes:
+        if not among(mode, self.modes):
             raise ValueError(f'EmbeddingBag(): mode must be "mean", "sum" or "max", got {mode!r}')
-        if mode == "max" and sparse:
+        if mode == "max" and flag("EmbeddingBag", "sparse", sparse):
             raise ValueError('EmbeddingBag(): mode "max" has no sparse gradient')
         self.mode = mode
         super().__init__(num_embeddings, embedding_dim, padding_idx, sparse, dtype, rng)

@@ -100,7 +100,10 @@ class FeedForward(Module):
         self.w1 = Linear(d_model, d_ff, bias, dtype=dtype, rng=rng)
         self.w2 = Linear(d_ff, d_model, bias, dtype=dtype, rng=rng)
         self.w3 = Linear(d_model, d_ff, bias, dtype=dtype, rng=rng) if gated else None
-        self.dropout = Dropout(dropout, rng=rng)
+        try:
+            self.dropout = Dropout(dropout, rng=rng)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"FeedForward(): dropout: {error}") from None
 
     def __call__(self, x):
         if self.training:

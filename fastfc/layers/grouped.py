@@ -16,7 +16,7 @@ from fastfc.layers.affine import (
     default_weight,
     needs_of,
 )
-from fastfc.layers.arguments import float_array, float_dtype, like, size
+from fastfc.layers.arguments import flag, float_array, float_dtype, like, size
 from fastfc.module import Parameter
 from fastfc.sparse import CSR
 
@@ -80,6 +80,7 @@ class GroupedLinear(Affine):
                 raise ValueError(f"GroupedLinear(): groups must divide {name}, got groups={groups}, {name}={value}")
         self.activation = activation
         dtype, rng = float_dtype("GroupedLinear", dtype), init.generator(rng)
+        bias = flag("GroupedLinear", "bias", bias)
         self._block = outputs // groups, inputs // groups
         self._structure = self._made_structure()
         packer = None if self._structure else functools.partial(pack_groups, groups=groups)

@@ -7,7 +7,7 @@ import numpy as np
 from fastfc import init
 from fastfc.functional import pack
 from fastfc.layers.affine import Linear, default_bias, default_weight
-from fastfc.layers.arguments import float_dtype, size
+from fastfc.layers.arguments import flag, float_dtype, size
 from fastfc.module import UninitializedParameter
 
 __all__ = ["LazyLinear"]
@@ -57,6 +57,7 @@ class LazyLinear(Linear):
         self.out_features = size("LazyLinear", "out_features", out_features)
         self.activation = activation
         dtype = float_dtype("LazyLinear", dtype)
+        bias = flag("LazyLinear", "bias", bias)
         self._rng = init.generator(rng)
         self.weight = UninitializedParameter((self.out_features, None), dtype, packer=pack)
         self.bias = UninitializedParameter((self.out_features,), dtype) if bias else None

@@ -6,7 +6,7 @@ from fastfc import init
 from fastfc.arrays import immutable
 from fastfc.functional import linear, pack
 from fastfc.layers.affine import Affine, affine_vjp, data_of, default_bias, default_weight
-from fastfc.layers.arguments import float_dtype, fraction, size
+from fastfc.layers.arguments import flag, float_dtype, fraction, size
 from fastfc.layers.sparse import SparseLinear, csr_structure, kept_cells
 from fastfc.module import Parameter
 from fastfc.sparse import CSR
@@ -67,6 +67,7 @@ class MaskedLinear(Affine):
         self.activation = activation
         sparsity = fraction("MaskedLinear", "sparsity", sparsity)
         dtype, rng = float_dtype("MaskedLinear", dtype), init.generator(rng)
+        bias = flag("MaskedLinear", "bias", bias)
         if mask is None:
             mask = np.zeros(outputs * inputs, bool)
             mask[kept_cells(outputs, inputs, sparsity, rng)] = True

@@ -9,7 +9,7 @@ from fastfc import _core
 from fastfc.arrays import contiguous
 from fastfc.functional import _activation
 from fastfc.layers.affine import Linear, data_of
-from fastfc.layers.arguments import float_array, float_dtype, size
+from fastfc.layers.arguments import flag, float_array, float_dtype, size
 from fastfc.module import Module, Parameter
 
 
@@ -37,10 +37,11 @@ class RowNorm(Module):
         if not 0 <= eps < math.inf:
             raise ValueError(f"{name}(): eps must be >= 0 and finite, got {eps}")
         self.eps = eps
-        self.elementwise_affine = bool(elementwise_affine)
+        self.elementwise_affine = flag(name, "elementwise_affine", elementwise_affine)
+        bias = flag(name, "bias", bias)
         dtype = float_dtype(name, dtype)
-        self.weight = Parameter(np.ones(self.normalized_shape, dtype)) if elementwise_affine else None
-        self.bias = Parameter(np.zeros(self.normalized_shape, dtype)) if elementwise_affine and bias else None
+        self.weight = Parameter(np.ones(self.normalized_shape, dtype)) if self.elementwise_affine else None
+        self.bias = Parameter(np.zeros(self.normalized_shape, dtype)) if self.elementwise_affine and bias else None
 
     def _norm(self, x, keep):
         """What `_core.norm` returns; x is checked and converted only if it has to be."""

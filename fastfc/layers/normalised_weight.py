@@ -2,6 +2,7 @@
 
 import functools
 import math
+from numbers import Real
 
 import numpy as np
 
@@ -73,6 +74,8 @@ def spectral_norm(layer, name="weight", n_power_iterations=1, eps=1e-12, dim=0, 
     """
     parameter = _parameter("spectral_norm", layer, name, dim)
     iterations = size("spectral_norm", "n_power_iterations", n_power_iterations, 1)
+    if not isinstance(eps, Real):
+        raise TypeError(f"spectral_norm(): eps must be a number, got {type(eps).__name__}")
     if not eps > 0:
         raise ValueError(f"spectral_norm(): eps must be > 0, got {eps}")
     rng = init.generator(rng)
@@ -365,8 +368,9 @@ def _install(layer, norm, parameters, buffers):
 
 
 def _remove(function, layer, name, kind):
+    _named(function, layer, name)
     if not isinstance(layer, Normalised) or not isinstance(layer._norms.get(name), kind):
-        raise ValueError(f"{function}(): {name!r} of {layer!r} is not normalised so")
+        raise ValueError(f"{function}(): name: {name!r} of {layer!r} is not normalised so")
     norm = layer._norms[name]
     sources = [_array(getattr(layer, f"{name}_{part}")) for part in norm.parts]
     frozen = getattr(layer, f"{name}_{norm.parts[0]}").frozen
@@ -388,24 +392,30 @@ def _remove(function, layer, name, kind):
     return layer
 
 
-def _parameter(function, layer, name, dim):
-    """The parameter to be normalised, and that it can be."""
+def _named(function, layer, name):
     if not isinstance(layer, Module):
         raise TypeError(f"{function}(): layer must be a Module, got {type(layer).__name__}")
+    if not isinstance(name, str):
+        raise TypeError(f"{function}(): name must be a string, got {type(name).__name__}")
+
+
+def _parameter(function, layer, name, dim):
+    """The parameter to be normalised, and that it can be."""
+    _named(function, layer, name)
     if isinstance(layer, Normalised) and name in layer._norms:
-        raise ValueError(f"{function}(): {name!r} of {layer!r} is normalised already")
+        raise ValueError(f"{function}(): name: {name!r} of {layer!r} is normalised already")
     parameter = vars(layer).get(name)
     if not isinstance(parameter, Parameter):
-        raise ValueError(f"{function}(): {layer!r} has no parameter {name!r}")
+        raise ValueError(f"{function}(): name: {layer!r} has no parameter {name!r}")
     if isinstance(parameter, UninitializedParameter):
-        raise ValueError(f"{function}(): {name!r} of {layer!r} is uninitialised; call the layer on a first "
+        raise ValueError(f"{function}(): name: {name!r} of {layer!r} is uninitialised; call the layer on a first "
                          "batch before")
     if parameter.data.ndim < 2:
-        raise ValueError(f"{function}(): {name!r} must have two axes or more, got shape {parameter.shape}")
+        raise ValueError(f"{function}(): name: {name!r} must have two axes or more, got shape {parameter.shape}")
     if not -parameter.data.ndim <= integer(function, "dim", dim) < parameter.data.ndim:
         raise ValueError(f"{function}(): dim is {dim}, expected an axis of {name!r}, of shape {parameter.shape}")
     if getattr(layer, "sparse", False):
-        raise ValueError(f"{function}(): {layer!r} has a sparse gradient")
+        raise ValueError(f"{function}(): layer {layer!r} has a sparse gradient")
     return parameter
 
 

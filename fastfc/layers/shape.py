@@ -115,7 +115,12 @@ class Unflatten(Reshape):
 
     def __init__(self, dim, unflattened_size):
         self.dim = integer("Unflatten", "dim", dim)
-        self.unflattened_size = tuple(size("Unflatten", "unflattened_size", n, -1) for n in unflattened_size)
+        try:
+            sizes = tuple(unflattened_size)
+        except TypeError:
+            raise TypeError("Unflatten(): unflattened_size must be a tuple of integers, "
+                            f"got {type(unflattened_size).__name__}") from None
+        self.unflattened_size = tuple(size("Unflatten", "unflattened_size", n, -1) for n in sizes)
         if self.unflattened_size.count(-1) > 1:
             raise ValueError(f"Unflatten(): unflattened_size may hold -1 once, got {self.unflattened_size}")
 

@@ -7,7 +7,7 @@ import numpy as np
 from fastfc import init
 from fastfc.arrays import immutable
 from fastfc.layers.affine import Affine, default_bias
-from fastfc.layers.arguments import float_dtype, fraction, size
+from fastfc.layers.arguments import flag, float_dtype, fraction, size
 from fastfc.module import FLOATS, Parameter
 from fastfc.sparse import CSR
 
@@ -69,6 +69,7 @@ class SparseLinear(Affine):
         outputs = size("SparseLinear", "out_features", out_features)
         sparsity = fraction("SparseLinear", "sparsity", sparsity)
         dtype, rng = float_dtype("SparseLinear", dtype), init.generator(rng)
+        bias = flag("SparseLinear", "bias", bias)
         kept = kept_cells(outputs, inputs, sparsity, rng)
         self._build(np.empty(kept.size, dtype), *csr_structure(kept, outputs, inputs), (outputs, inputs))
         init.kaiming_uniform_(self.weight.data, math.sqrt(5), fan_in=inputs, rng=rng)

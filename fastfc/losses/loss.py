@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastfc.arrays import contiguous
-from fastfc.layers.arguments import float_array
+from fastfc.layers.arguments import among, float_array
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -12,7 +12,7 @@ class Loss:
     """Base: a subclass checks its arguments in `_arguments` and computes in `_run`."""
 
     def __init__(self, reduction):
-        if reduction not in REDUCTIONS:
+        if not among(reduction, REDUCTIONS):
             names = ", ".join(repr(name) for name in REDUCTIONS)
             raise ValueError(f"{type(self).__name__}(): reduction must be one of {names}, got {reduction!r}")
         self.reduction = reduction
@@ -85,7 +85,10 @@ def weights(name, argument, array):
     """A copy of array_like weights as float64, or None."""
     if array is None:
         return None
-    array = np.array(array)
+    try:
+        array = np.array(array)
+    except ValueError as error:  # rows of several lengths
+        raise TypeError(f"{name}(): {argument} must be of numbers: {error}") from None
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}(): {argument} must be of numbers, got {array.dtype}")
     return array.astype(np.float64)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastfc import _core
-from fastfc.optim.base import Optimizer, Option, not_negative
+from fastfc.optim.base import Optimizer, Option, flags, not_negative
 
 __all__ = ["Adagrad"]
 
@@ -64,6 +64,7 @@ class Adagrad(Optimizer):
                                   "maximize": maximize})
 
     def _check(self, where, lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize):
+        flags(where, maximize=maximize)
         not_negative(where, lr=lr, lr_decay=lr_decay, weight_decay=weight_decay,
                      initial_accumulator_value=initial_accumulator_value, eps=eps)
 

@@ -3,7 +3,7 @@
 import math
 
 from fastfc import _core
-from fastfc.optim.base import Optimizer, Option, betas_in_range, not_negative
+from fastfc.optim.base import Optimizer, Option, betas_in_range, flags, not_negative
 
 __all__ = ["Adam", "AdamW", "SparseAdam"]
 
@@ -67,6 +67,7 @@ class Adam(Optimizer):
                                   "decoupled_weight_decay": decoupled_weight_decay})
 
     def _check(self, where, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay):
+        flags(where, amsgrad=amsgrad, maximize=maximize, decoupled_weight_decay=decoupled_weight_decay)
         not_negative(where, lr=lr, eps=eps, weight_decay=weight_decay)
         betas_in_range(where, betas)
 
@@ -151,6 +152,7 @@ class SparseAdam(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "maximize": maximize})
 
     def _check(self, where, lr, betas, eps, maximize):
+        flags(where, maximize=maximize)
         not_negative(where, lr=lr, eps=eps)
         betas_in_range(where, betas)
 

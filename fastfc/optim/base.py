@@ -1,6 +1,7 @@
 """What every optimiser is made of: groups of parameters with their options, states, and one call of C a step."""
 
 import math
+from numbers import Real
 
 import numpy as np
 
@@ -69,10 +70,14 @@ class Optimizer:
     def __init__(self, params, defaults):
         name = type(self).__name__
         self.defaults, self.param_groups, self.state, self._checked = defaults, [], {}, []
-        if isinstance(params, (Parameter, dict)) or not hasattr(params, "__iter__"):
+        given = params
+        try:
+            params = None if isinstance(params, (Parameter, dict)) else list(params)
+        except TypeError:
+            params = None
+        if params is None:
             raise TypeError(f"{name}(): params must be an iterable of Parameters, such as model.parameters(), "
-                            f"or a list of dicts, got {type(params).__name__}")
-        params = list(params)
+                            f"or a list of dicts, got {type(given).__name__}")
         if not params:
             raise ValueError(f"{name}(): params is empty")
         self._check(f"{name}()", **defaults)
@@ -104,13 +109,17 @@ class Optimizer:
 
     def _add(self, where, group):
         if not isinstance(group, dict):
-            raise TypeError(f"{where}: a parameter group must be a dict, got {type(group).__name__}")
+            raise TypeError(f"{where}: a parameter group must be a dict with 'params', got {type(group).__name__}")
         if "params" not in group:
             raise ValueError(f"{where}: a parameter group needs an entry 'params', got {sorted(group)}")
         given, known = group["params"], self.params
         if isinstance(given, (set, frozenset)):
             raise TypeError(f"{where}: params must be in an order, got a {type(given).__name__}")
-        given = [given] if isinstance(given, Parameter) else list(given)
+        try:
+            given = [given] if isinstance(given, Parameter) else list(given)
+        except TypeError:
+            raise TypeError(f"{where}: params must be a Parameter or an iterable of them, "
+                            f"got {type(given).__name__}") from None
         for i, parameter in enumerate(given):
             if isinstance(parameter, UninitializedParameter):
                 raise ValueError(f"{where}: params[{i}] is uninitialised; call the model on a first batch before")
@@ -299,12 +308,22 @@ def not_negative(where, **numbers):
     for name, value in numbers.items():
         try:
             fine = value >= 0 and math.isfinite(value)
-        except TypeError:
+        except (TypeError, ValueError, OverflowError):  # an array, or an integer beyond all floats
             raise TypeError(f"{where}: {name} must be a number, got {value!r}") from None
         if not fine:
             raise ValueError(f"{where}: {name} must be finite and >= 0, got {value}")
 
 
+def flags(where, **values):
+    """Refuse what is neither true nor false, an array."""
+    for name, value in values.items():
+        try:
+            bool(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"{where}: {name} must be a bool, got {type(value).__name__}") from None
+
+
 def betas_in_range(where, betas):
-    if not (isinstance(betas, (tuple, list)) and len(betas) == 2 and all(0 <= beta < 1 for beta in betas)):
+    if not (isinstance(betas, (tuple, list)) and len(betas) == 2
+            and all(isinstance(beta, Real) and 0 <= beta < 1 for beta in betas)):
         raise ValueError(f"{where}: betas must be two numbers in [0, 1), got {betas}")

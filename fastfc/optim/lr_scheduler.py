@@ -6,7 +6,9 @@ one after the other, and a rate changed by hand is gone on from.
 
 import math
 from bisect import bisect_right
+from numbers import Real
 
+from fastfc.layers.arguments import among
 from fastfc.optim.base import Optimizer
 
 __all__ = ["CosineAnnealingLR", "LRScheduler", "LambdaLR", "LinearLR", "MultiStepLR", "OneCycleLR", "ReduceLROnPlateau",
@@ -36,6 +38,8 @@ class LRScheduler:
         name = type(self).__name__
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{name}(): optimizer must be an Optimizer, got {type(optimizer).__name__}")
+        if not isinstance(last_epoch, int) or last_epoch < -1:
+            raise ValueError(f"{name}(): last_epoch must be an integer >= -1, got {last_epoch!r}")
         for i, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
@@ -115,6 +119,22 @@ def _positive_int(where, name, value):
     return value
 
 
+def _number(where, name, value, fine=lambda value: True, expected=""):
+    """`value`, if it is a number and `fine`; `expected` says what that is."""
+    if not isinstance(value, Real):
+        raise TypeError(f"{where}: {name} must be a number, got {type(value).__name__}")
+    if not fine(value):
+        raise ValueError(f"{where}: {name} must be {expected}, got {value}")
+    return value
+
+
+def _list(where, name, value, what):
+    try:
+        return list(value)
+    except TypeError:
+        raise TypeError(f"{where}: {name} must be a list of {what}, got {type(value).__name__}") from None
+
+
 class StepLR(LRScheduler):
     """Multiply the rate by `gamma` every `step_size` epochs.
 
@@ -141,7 +161,8 @@ class StepLR(LRScheduler):
     """
 
     def __init__(self, optimizer, step_size, gamma=0.1, last_epoch=-1):
-        self.step_size, self.gamma = _positive_int("StepLR()", "step_size", step_size), gamma
+        self.step_size = _positive_int("StepLR()", "step_size", step_size)
+        self.gamma = _number("StepLR()", "gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def _rates(self):
@@ -177,7 +198,9 @@ class MultiStepLR(LRScheduler):
     """
 
     def __init__(self, optimizer, milestones, gamma=0.1, last_epoch=-1):
-        self.milestones, self.gamma = sorted(milestones), gamma
+        milestones = _list("MultiStepLR()", "milestones", milestones, "epochs")
+        self.milestones = sorted(_number("MultiStepLR()", "milestones", epoch) for epoch in milestones)
+        self.gamma = _number("MultiStepLR()", "gamma", gamma)
         super().__init__(optimizer, last_epoch)
 
     def _rates(self):
@@ -257,11 +280,9 @@ class LinearLR(LRScheduler):
     """
 
     def __init__(self, optimizer, start_factor=1 / 3, end_factor=1.0, total_iters=5, last_epoch=-1):
-        if not 0 < start_factor <= 1:
-            raise ValueError(f"LinearLR(): start_factor must be in (0, 1], got {start_factor}")
-        if not 0 <= end_factor <= 1:
-            raise ValueError(f"LinearLR(): end_factor must be in [0, 1], got {end_factor}")
-        self.start_factor, self.end_factor = start_factor, end_factor
+        where = "LinearLR()"
+        self.start_factor = _number(where, "start_factor", start_factor, lambda f: 0 < f <= 1, "in (0, 1]")
+        self.end_factor = _number(where, "end_factor", end_factor, lambda f: 0 <= f <= 1, "in [0, 1]")
         self.total_iters = _positive_int("LinearLR()", "total_iters", total_iters)
         super().__init__(optimizer, last_epoch)
 
@@ -311,7 +332,8 @@ class CosineAnnealingLR(LRScheduler):
     """
 
     def __init__(self, optimizer, T_max, eta_min=0.0, last_epoch=-1):
-        self.T_max, self.eta_min = _positive_int("CosineAnnealingLR()", "T_max", T_max), eta_min
+        self.T_max = _positive_int("CosineAnnealingLR()", "T_max", T_max)
+        self.eta_min = _number("CosineAnnealingLR()", "eta_min", eta_min)
         super().__init__(optimizer, last_epoch)
 
     def _wave(self, epoch):
@@ -385,9 +407,10 @@ class OneCycleLR(LRScheduler):
             total_steps = (_positive_int("OneCycleLR()", "epochs", epochs)
                            * _positive_int("OneCycleLR()", "steps_per_epoch", steps_per_epoch))
         self.total_steps = _positive_int("OneCycleLR()", "total_steps", total_steps)
-        if not 0 <= pct_start <= 1:
-            raise ValueError(f"OneCycleLR(): pct_start must be in [0, 1], got {pct_start}")
-        if anneal_strategy not in ("cos", "linear"):
+        _number("OneCycleLR()", "pct_start", pct_start, lambda p: 0 <= p <= 1, "in [0, 1]")
+        for name, value in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+            _number("OneCycleLR()", name, value, lambda f: f > 0, "> 0")
+        if not among(anneal_strategy, ("cos", "linear")):
             raise ValueError(f"OneCycleLR(): anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}")
         self.anneal_strategy, self.cycle_momentum = anneal_strategy, cycle_momentum
         # (last step, rate and momentum at its end), as names of entries of the groups.
@@ -414,7 +437,7 @@ class OneCycleLR(LRScheduler):
         if len(values) != len(optimizer.param_groups):
             raise ValueError(f"OneCycleLR(): {name} must be a number or {len(optimizer.param_groups)} of them, "
                              f"one a group, got {len(values)}")
-        return values
+        return [_number("OneCycleLR()", name, value) for value in values]
 
     def _between(self, start, end, along):
         if self.anneal_strategy == "linear":
@@ -468,7 +491,9 @@ class SequentialLR(LRScheduler):
     """
 
     def __init__(self, optimizer, schedulers, milestones, last_epoch=-1):
-        schedulers, milestones = list(schedulers), list(milestones)
+        where = "SequentialLR()"
+        schedulers = _list(where, "schedulers", schedulers, "schedules")
+        milestones = [_number(where, "milestones", epoch) for epoch in _list(where, "milestones", milestones, "epochs")]
         if not schedulers or len(milestones) != len(schedulers) - 1:
             raise ValueError(f"SequentialLR(): needs schedulers and one milestone fewer, got {len(schedulers)} "
                              f"schedulers and {len(milestones)} milestones")
@@ -568,15 +593,18 @@ class ReduceLROnPlateau(LRScheduler):
         name = "ReduceLROnPlateau()"
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"{name}: optimizer must be an Optimizer, got {type(optimizer).__name__}")
-        if not factor < 1:
-            raise ValueError(f"{name}: factor must be < 1, got {factor}")
-        if mode not in ("min", "max"):
+        _number(name, "factor", factor, lambda f: f < 1, "< 1")
+        for label, value in (("patience", patience), ("threshold", threshold), ("cooldown", cooldown), ("eps", eps)):
+            _number(name, label, value)
+        if not among(mode, ("min", "max")):
             raise ValueError(f"{name}: mode must be 'min' or 'max', got {mode!r}")
-        if threshold_mode not in ("rel", "abs"):
+        if not among(threshold_mode, ("rel", "abs")):
             raise ValueError(f"{name}: threshold_mode must be 'rel' or 'abs', got {threshold_mode!r}")
         groups = len(optimizer.param_groups)
         if isinstance(min_lr, (list, tuple)) and len(min_lr) != groups:
             raise ValueError(f"{name}: min_lr must be a number or {groups} of them, one a group, got {len(min_lr)}")
+        for low in min_lr if isinstance(min_lr, (list, tuple)) else [min_lr]:
+            _number(name, "min_lr", low)
         self.optimizer, self.last_epoch = optimizer, 0
         self.mode, self.factor, self.patience, self.cooldown, self.eps = mode, factor, patience, cooldown, eps
         self.threshold, self.threshold_mode = threshold, threshold_mode

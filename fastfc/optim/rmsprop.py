@@ -1,7 +1,9 @@
 """RMSprop."""
 
+from numbers import Real
+
 from fastfc import _core
-from fastfc.optim.base import Optimizer, Option, not_negative
+from fastfc.optim.base import Optimizer, Option, flags, not_negative
 
 __all__ = ["RMSprop"]
 
@@ -46,7 +48,9 @@ class RMSprop(Optimizer):
 
     Examples
     --------
-    >>> import numpy as np, fastfc
+    >>> from numbers import Real
+
+import numpy as np, fastfc
     >>> p = fastfc.Parameter(np.ones(2, dtype=np.float32))
     >>> opt = fastfc.optim.RMSprop([p], lr=0.5, alpha=0)
     >>> p.grad = np.float32([1, -100])
@@ -64,9 +68,10 @@ class RMSprop(Optimizer):
                                   "momentum": momentum, "centered": centered, "maximize": maximize})
 
     def _check(self, where, lr, alpha, eps, weight_decay, momentum, centered, maximize):
+        flags(where, centered=centered, maximize=maximize)
         not_negative(where, lr=lr, eps=eps, weight_decay=weight_decay, momentum=momentum)
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"{where}: alpha must be in [0, 1], got {alpha}")
+        if not isinstance(alpha, Real) or not 0 <= alpha <= 1:
+            raise ValueError(f"{where}: alpha must be a number in [0, 1], got {alpha!r}")
 
     def _plan(self, group):
         return (self.slots[0], self.slots[1] if group["centered"] else None,

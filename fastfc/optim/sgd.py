@@ -1,7 +1,9 @@
 """Stochastic gradient descent."""
 
+from numbers import Real
+
 from fastfc import _core
-from fastfc.optim.base import Optimizer, Option, not_negative
+from fastfc.optim.base import Optimizer, Option, flags, not_negative
 
 __all__ = ["SGD"]
 
@@ -73,9 +75,10 @@ class SGD(Optimizer):
                                   "nesterov": nesterov, "maximize": maximize})
 
     def _check(self, where, lr, momentum, dampening, weight_decay, nesterov, maximize):
+        flags(where, nesterov=nesterov, maximize=maximize)
         not_negative(where, lr=lr, momentum=momentum, weight_decay=weight_decay)
-        if not -float("inf") < dampening < float("inf"):
-            raise ValueError(f"{where}: dampening must be finite, got {dampening}")
+        if not isinstance(dampening, Real) or not -float("inf") < dampening < float("inf"):
+            raise ValueError(f"{where}: dampening must be a finite number, got {dampening!r}")
         if nesterov and not momentum > 0:
             raise ValueError(f"{where}: nesterov needs a momentum > 0, got {momentum}")
         if nesterov and dampening != 0:
