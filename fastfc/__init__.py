@@ -9,7 +9,13 @@ from fastfc._version import __version__
 
 _runtime.start()
 
-from fastfc import activations, init, layers, optim  # noqa: E402
+from fastfc import (  # noqa: E402
+    activations,
+    init,
+    layers,
+    optim,
+    prune,
+)
 from fastfc.clip import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
@@ -70,6 +76,7 @@ __all__ = [
     "num_threads",
     "optim",
     "pack",
+    "prune",
     "save",
     "set_num_threads",
     "show_config",

@@ -151,7 +151,10 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
         Batches whose gradients add up before a step: the gradient of one batch of that many times the size, in the
         memory of one. (Of a loss that is a mean, it is the mean over all their rows.)
     callbacks : sequence of callable(model, history)
-        Called after each epoch. One that returns a true value ends training.
+        Called after each epoch. One that returns a true value ends training. One with a method ``before_step(model)``
+        has it called before each step of the optimiser, when the gradients stand. While one has a true attribute
+        `pending`, as those of `fastfc.prune` do until the model has its final sparsity, no epoch counts as the best
+        one.
     progress : bool
         A bar if tqdm is installed, otherwise a line an epoch.
 
@@ -227,7 +230,8 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
     rng = init.generator(rng)
 
     gather_x, gather_y = _gatherer(x, batch_size), _gatherer(y, batch_size)
-    samples, batches = len(y), -(-len(y) // batch_size)
+    hooks = [callback.before_step for callback in callbacks if hasattr(callback, "before_step")]
+    samples, batches, settled = len(y), -(-len(y) // batch_size), 0
     history, best = History(), _Best(model, min_delta, restore_best and (patience or validation_data) is not None)
     was_training = model.training
     if not was_training:
@@ -260,6 +264,8 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
                     if not math.isfinite(norm):
                         raise NonFiniteLoss(f"fit(): the norm of the gradients is {norm} in epoch {epoch}, "
                                             f"batch {batch + 1} of {batches}", epoch, batch + 1, history)
+                for before_step in hooks:
+                    before_step(model)
                 optimizer.step()
                 optimizer.zero_grad()
                 if schedule is not None and schedule_each == "step":
@@ -284,7 +290,10 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
                         schedule.step(*[watched] if plateau else [])
                 row["seconds"] = time.perf_counter() - start
                 history.rows.append(row)
-                best.see(epoch, watched)
+                if any(getattr(callback, "pending", False) for callback in callbacks):
+                    settled = epoch
+                else:
+                    best.see(epoch, watched)
                 history.best_epoch = best.epoch
                 show.epoch(row)
                 called = [callback(model, history) for callback in callbacks]
@@ -292,7 +301,7 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
                     history.stopped = "interrupt"
                 elif any(called):
                     history.stopped = "callback"
-                elif patience is not None and epoch - (best.epoch or 0) >= patience:
+                elif patience is not None and epoch - (best.epoch or settled) >= patience:
                     history.stopped = "patience"
                 if history.stopped:
                     break
