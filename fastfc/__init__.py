@@ -39,7 +39,7 @@ from fastfc.runtime import (  # noqa: E402
     set_num_threads,
     show_config,
 )
-from fastfc.sparse import CSR  # noqa: E402
+from fastfc.sparse import CSR, sparse_matmul  # noqa: E402
 from fastfc.sparse_grad import SparseGrad  # noqa: E402
 from fastfc.training import History, NonFiniteLoss, fit  # noqa: E402
 
@@ -80,4 +80,5 @@ __all__ = [
     "save",
     "set_num_threads",
     "show_config",
+    "sparse_matmul",
 ]
