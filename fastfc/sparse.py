@@ -119,7 +119,8 @@ def _integers(function, name, array):
 
 
 def _check(function, prefix, data, indices, indptr, shape, whole=True):
-    """The four parts in the form that C takes, or an error that says what is wrong. Not `whole`: but for the indices."""
+    """The four parts in the form that C takes, or an error that says what is wrong. Unless `whole`, indices are not
+    looked at."""
     data = np.asarray(data)
     if data.dtype not in (np.float32, np.float64) or not data.dtype.isnative:
         raise TypeError(f"{function}(): {prefix}data must be float32 or float64 in native byte order, got {data.dtype}")
@@ -164,7 +165,7 @@ def _check_structure(function, prefix, indices, indptr, shape, whole=True):
     )
 
 
-# ---- Sparse times dense, for its own sake ------------------------------------------------------------------------------
+# ---- Sparse times dense, for its own sake ----------------------------------------------------------------------------
 
 
 def sparse_matmul(a, b, *, threads=None):
@@ -173,16 +174,17 @@ def sparse_matmul(a, b, *, threads=None):
     Parameters
     ----------
     a, b : CSR, scipy.sparse CSR or CSC array or matrix, and ndarray
-        One of each, float32 or float64, both the same. The dense one may have any strides, and one axis: then it is a row
-        (before the sparse one) or a column (behind it). The sparse one is used as it stands: entries in any order, those
-        that occur more than once add up.
+        One of each, float32 or float64, both the same. The dense one may have any strides, and one axis: then it is a
+        row (before the sparse one) or a column (behind it). The sparse one is used as it stands: entries in any order,
+        those that occur more than once add up.
     threads : int, optional
         At most so many threads, instead of the default (:func:`fastfc.set_num_threads`).
 
     Returns
     -------
     ndarray
-        A new C-contiguous array, of two axes, or of one if the dense operand has one.
+        A new array, of two axes, or of one if the dense operand has one. In C order; that of dense @ sparse is the
+        transpose of such, as scipy's is.
 
     Raises
     ------
@@ -238,7 +240,17 @@ def sparse_matmul(a, b, *, threads=None):
     if not matrix.flags.aligned:
         matrix = matrix.copy()
     columns = matrix.shape[1]
-    out = np.empty((shape[0], columns) if left else (columns, shape[1]), dense.dtype)
-    if not _core.sparse_product(rows, left == csc, matrix, out if left else out.T, threads):
+    out = np.zeros((shape[0 if left else 1], columns), dense.dtype)
+    if not _core.sparse_product(rows, left == csc, matrix, out, threads):
         _check_structure(function, name + ".", rows.indices, rows.indptr, rows.shape)
-    return out.reshape(-1) if dense.ndim == 1 else out
+    if dense.ndim == 1:
+        return out.reshape(-1)
+    return out if left else out.T
+
+
+def transposed_product(csr, dense):
+    """csrᵀ @ dense as a new array, of a CSR whose structure is sound and an array of its dtype."""
+    out = np.zeros((csr.shape[1], dense.shape[1]), dense.dtype)
+    dense = dense if dense.flags.aligned else dense.copy()
+    _core.sparse_product(csr, True, dense, out, _core.get_default_threads())
+    return out

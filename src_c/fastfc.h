@@ -174,10 +174,10 @@ fc_status fc_linear_backward_csr_x(fc_dtype dtype, const fc_upstream *up, const 
  * cut, into 2 parts of equal length if they are 16 times as many as the columns, 4 if 64 times, 8 if 256 times, with a chain
  * in each part, and the parts' sums are added in order.
  *
- * Here indices need not have been checked (indptr has to): if one is out of range, FC_BAD_INDEX comes back, and out holds
+ * For the transpose zeros stand in out before. Here indices need not have been checked (indptr has to): if one is out of range, FC_BAD_INDEX comes back, and out holds
  * garbage. Workspace: a tile of 64 rows for each thread. Where dense has no contiguous rows, also a panel of it for each
- * thread, rows by 64 elements; for the transpose, unless it is one part and out's rows are full vectors, as many sums, of
- * out's rows by 64 elements, for each thread, or for each part. */
+ * thread, rows by 64 elements; for the transpose, unless it is one part and out's rows are contiguous, sums of out's rows by
+ * 64 elements for each thread, or for each part. */
 fc_status fc_sparse_product(fc_dtype dtype, const fc_csr *csr, int transposed, const fc_matrix *dense, const fc_matrix *out,
                             int threads);
 

@@ -91,7 +91,7 @@ typedef struct fc_spmm_job {
 } fc_spmm_job;
 
 /* spmm_t: out[index[e], 0:n] = values[e] * dense[r, 0:n] + out[index[e], 0:n] for the entries e of row r, one after the
- * other, row after row. n is 1 or full vectors. */
+ * other, row after row. */
 typedef struct fc_spmm_t_job {
     const void *values;
     const void *indices;

@@ -46,7 +46,20 @@ fc_csr_fault fc_csr_check_places(const fc_csr *csr, ptrdiff_t *at) {
     *at = 0;
     int64_t last = read_index(csr->indptr, csr->index_bytes, 0);
     if (last != 0) return FC_CSR_START;
-    for (ptrdiff_t r = 0; r < csr->rows; r++) {
+    ptrdiff_t r = 0;
+    if (csr->index_bytes == 4 && csr->nnz <= INT32_MAX) {
+        /* As far as all is well, without a branch for each: the sign of b - a and of nnz - b, none of which overflows, for a
+         * and b are not negative where those before them are in order. */
+        const uint32_t *places = csr->indptr, most = (uint32_t)csr->nnz;
+        for (; r + 16 <= csr->rows; r += 16) {
+            uint32_t bad = 0;
+            for (int i = 0; i < 16; i++)
+                bad |= places[r + i + 1] | (places[r + i + 1] - places[r + i]) | (most - places[r + i + 1]);
+            if (bad >> 31) break;
+        }
+        last = places[r];
+    }
+    for (; r < csr->rows; r++) {
         const int64_t next = read_index(csr->indptr, csr->index_bytes, r + 1);
         *at = next < last ? r : r + 1;
         if (next < last) return FC_CSR_FALLS;
@@ -485,20 +498,19 @@ static void scatter_part(void *context, int thread, ptrdiff_t unit) {
     const structure *s = p->sparse;
     const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype];
     const ptrdiff_t at = p->first + unit / p->parts, part = unit % p->parts, col = at * p->panel, n = panel_width(p, at);
-    const ptrdiff_t step = n == 1 ? 1 : (n + lanes - 1) / lanes * lanes;
+    const ptrdiff_t step = (n + lanes - 1) / lanes * lanes;
     const int64_t entries = place_of(s, s->rows), from = entries * part / p->parts, to = entries * (part + 1) / p->parts;
     char *copy = p->workspace + (size_t)thread * 2 * p->tile_bytes;
-    fc_spmm_t_job job = {.values = p->values, .indices = s->indices, .index_bytes = s->index_bytes, .n = step, .places = entries};
-    if (p->straight) {
+    fc_spmm_t_job job = {.values = p->values, .indices = s->indices, .index_bytes = s->index_bytes, .n = n, .places = entries};
+    if (p->straight) { /* zeros stand there already */
         job.out_step = p->transpose ? 1 : p->epilogue->y_row / size;
         job.out = (char *)p->epilogue->y + col * size;
-        for (ptrdiff_t c = 0; c < p->cols; c++) memset((char *)job.out + c * job.out_step * size, 0, (size_t)(n * size));
     } else {
-        job.out_step = step;
+        job.out_step = n;
         job.out = p->sums + (size_t)unit * p->sum_bytes;
-        memset(job.out, 0, (size_t)(p->cols * step * size));
+        memset(job.out, 0, (size_t)(p->cols * n * size));
     }
-    job.fetch = p->cols * step * size > (ptrdiff_t)fc_l2_bytes() && step > 1;
+    job.fetch = p->cols * n * size > (ptrdiff_t)fc_l2_bytes() && n >= lanes;
     ptrdiff_t row = 0, high = s->rows; /* the row of the first entry */
     while (row < high) {
         const ptrdiff_t middle = row + (high - row) / 2;
@@ -535,16 +547,16 @@ static void scatter_part(void *context, int thread, ptrdiff_t unit) {
 /* A tile of rows of out: its parts added up, in order. */
 static void add_parts(void *context, int thread, ptrdiff_t unit) {
     const spmm_t *p = context;
-    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype];
+    const ptrdiff_t size = fc_size(p->dtype);
     const ptrdiff_t tiles = (p->cols + TILE_ROWS - 1) / TILE_ROWS, tile = unit % tiles, at = p->first + unit / tiles;
     const ptrdiff_t row = tile * TILE_ROWS, m = p->cols - row < TILE_ROWS ? p->cols - row : TILE_ROWS;
-    const ptrdiff_t n = panel_width(p, at), step = n == 1 ? 1 : (n + lanes - 1) / lanes * lanes;
+    const ptrdiff_t n = panel_width(p, at);
     char *across = p->workspace + ((size_t)thread * 2 + 1) * p->tile_bytes;
-    char *sum = p->sums + (size_t)(unit / tiles * p->parts) * p->sum_bytes + row * step * size;
+    char *sum = p->sums + (size_t)(unit / tiles * p->parts) * p->sum_bytes + row * n * size;
     const fc_epilogue add = {.residual = sum, .y = sum};
     for (ptrdiff_t part = 1; part < p->parts; part++)
-        deliver(p->kernels, p->dtype, &add, 0, NULL, sum + (size_t)part * p->sum_bytes, 0, 0, 1, 0, m * step);
-    deliver(p->kernels, p->dtype, p->epilogue, p->transpose, across, sum, step, row, m, at * p->panel, n);
+        deliver(p->kernels, p->dtype, &add, 0, NULL, sum + (size_t)part * p->sum_bytes, 0, 0, 1, 0, m * n);
+    deliver(p->kernels, p->dtype, p->epilogue, p->transpose, across, sum, n, row, m, at * p->panel, n);
 }
 
 static fc_status spmm_t_run(spmm_t *p, int threads) {
@@ -552,18 +564,17 @@ static fc_status spmm_t_run(spmm_t *p, int threads) {
     const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype], most = p->kernels->width[p->dtype];
     const int64_t entries = place_of(p->sparse, p->sparse->rows);
     const int team = fc_team_for((double)(entries + p->sparse->rows) * (double)p->width, threads);
-    const int whole = p->width == 1 || p->width % lanes == 0;
     p->parts = parts_of(entries, p->cols);
-    p->in_place = whole && (p->dense_j == size || p->width == 1) && p->dense_i % size == 0 &&
+    p->in_place = (p->dense_j == size || p->width == 1) && p->dense_i % size == 0 &&
                   (uintptr_t)p->dense % (uintptr_t)size == 0;
-    p->straight = whole && p->parts == 1 && (!p->transpose || p->width == 1) && p->epilogue->y_row % size == 0;
+    p->straight = p->parts == 1 && (!p->transpose || p->width == 1) && p->epilogue->y_row % size == 0;
     /* Columns shared out evenly, in full vectors; as many as fit the registers at a time where they are copied. */
     const ptrdiff_t even = (p->width + team - 1) / team, vectors = (even + lanes - 1) / lanes * lanes;
-    p->panel = p->width == 1 ? 1 : p->straight && p->in_place ? vectors : vectors < most ? vectors : most;
+    p->panel = p->width < lanes ? p->width : p->straight && p->in_place ? vectors : vectors < most ? vectors : most;
     const ptrdiff_t panels = (p->width + p->panel - 1) / p->panel, tiles = (p->cols + TILE_ROWS - 1) / TILE_ROWS;
     p->group = (team + p->parts - 1) / p->parts;
     if (p->group > panels) p->group = (int)panels;
-    p->tile_bytes = (size_t)(TILE_ROWS * p->panel * size + 63) / 64 * 64;
+    p->tile_bytes = (size_t)(TILE_ROWS * (p->panel + lanes) * size + 63) / 64 * 64;
     p->sum_bytes = p->straight ? 0 : (size_t)(p->cols * p->panel * size + 63) / 64 * 64;
     p->workspace = fc_alloc((size_t)team * 2 * p->tile_bytes);
     p->sums = fc_alloc((size_t)(p->group * p->parts) * p->sum_bytes);

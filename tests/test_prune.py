@@ -28,7 +28,7 @@ def x_of(net, rows=7, dtype=np.float32):
     return np.random.default_rng(9).standard_normal((rows, net[0].in_features)).astype(dtype)
 
 
-# -- masks from scores --------------------------------------------------------------------------------------------------
+# -- masks from scores -------------------------------------------------------------------------------------------------
 
 
 @given(size=st.integers(0, 40), count=st.integers(0, 40), levels=st.integers(1, 5), seed=st.integers(0, 2**32 - 1))
@@ -69,7 +69,7 @@ def test_units_are_joined_and_spread(rows, cols, height, width, largest):
             assert spread[r, c] == (joined[i, j] > 0.5)
 
 
-# -- each way of pruning ------------------------------------------------------------------------------------------------
+# -- each way of pruning -----------------------------------------------------------------------------------------------
 
 
 def test_smallest_of_each_layer():
@@ -229,7 +229,7 @@ def test_an_optimiser_goes_on_and_masks_stay():
         assert not stored[~before[0]].any()
 
 
-# -- shrinking ----------------------------------------------------------------------------------------------------------
+# -- shrinking ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("between", [fastfc.ReLU, fastfc.Sigmoid, fastfc.Softplus, fastfc.Identity,
@@ -317,7 +317,7 @@ def test_shrinking_refuses_what_cannot_follow():
     assert prune.shrink(net)[4].out_features == 5
 
 
-# -- during fit ---------------------------------------------------------------------------------------------------------
+# -- during fit --------------------------------------------------------------------------------------------------------
 
 
 def task(seed=0, n=192):
@@ -429,7 +429,7 @@ def test_regrow_grows_where_the_gradient_is_largest():
     assert np.abs(w[dropped]).max() <= np.abs(w[before & ~dropped]).min()
 
 
-# -- the report ---------------------------------------------------------------------------------------------------------
+# -- the report --------------------------------------------------------------------------------------------------------
 
 
 def test_report():
@@ -446,14 +446,15 @@ def test_report():
     assert table["bytes"][1] < table["dense_bytes"][1] / 3
     assert all(speed > 0 for speed in table["measured"]) and table["expected"][1] > 1
     lines = repr(table).splitlines()
-    assert len(lines) == 6 and lines[0].split()[:2] == ["layer", "out"] and "90.0%" in lines[2] and "batch 16" in lines[-1]
+    assert len(lines) == 6 and lines[0].split()[:2] == ["layer", "out"]
+    assert "90.0%" in lines[2] and "batch 16" in lines[-1]
     for name, array in net.state_dict().items():
         np.testing.assert_array_equal(array, before[name])
     assert prune.report(net, measure=False, threads=1)["measured"] == [None] * 3
     assert [row["layer"] for row in prune.report(net, measure=True, seconds=1e-6, threads=2)] == ["0", "2", "4"]
 
 
-# -- mistakes -----------------------------------------------------------------------------------------------------------
+# -- mistakes ----------------------------------------------------------------------------------------------------------
 
 SPARSITY = (lambda s: prune.l1_unstructured(model(), s), lambda s: prune.random_unstructured(model(), s),
             lambda s: prune.global_unstructured(model(), s), lambda s: prune.blocks(model(), s, (4, 4)),
@@ -490,7 +491,8 @@ def test_sparsity_must_be_a_share(call):
     (lambda: prune.n_m(model(), 2, 4, shared=0), ValueError, "shared must be >= 1"),
     (lambda: prune.blocks(model(), 0.5, (0, 1)), ValueError, r"shape\[0\] must be >= 1, got 0"),
     (lambda: prune.blocks(model(), 0.5, 16), TypeError, "shape must be two integers"),
-    (lambda: prune.ln_structured(model(), 0.5, axis="rows"), ValueError, "axis must be 'outputs' or 'inputs', got 'rows'"),
+    (lambda: prune.ln_structured(model(), 0.5, axis="rows"), ValueError,
+     "axis must be 'outputs' or 'inputs', got 'rows'"),
     (lambda: prune.ln_structured(model(), 0.5, norm=0), ValueError, "norm must be > 0, got 0"),
     (lambda: prune.ln_structured(fastfc.Linear(3, 2), 0.5), ValueError, "the model's own outputs"),
     (lambda: prune.remove(model()), ValueError, "the model has no MaskedLinear"),
