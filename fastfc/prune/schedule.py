@@ -9,7 +9,7 @@ from fastfc.layers import MaskedLinear
 from fastfc.prune import tree
 from fastfc.prune.masks import Units, keep_highest
 from fastfc.prune.methods import prune_units
-from fastfc.prune.scores import resolve
+from fastfc.prune.scores import full_gradient, resolve
 from fastfc.prune.tree import places, whole
 
 __all__ = ["Gradual", "Regrow"]
@@ -196,7 +196,7 @@ class Regrow:
         count = min(round(share * kept), mask.size - kept)
         stay = keep_highest(np.where(mask, np.abs(weight), -1.0), kept - count)
         if self.grow == "gradient":
-            wish = np.abs(layer.full_gradient)
+            wish = np.abs(full_gradient(layer))
         else:
             wish = self.rng.random(mask.shape)
         # What was there a moment ago is not grown: it would be the old weights again.
