@@ -11,6 +11,7 @@ import numpy as np
 
 from fastfc import init, optim
 from fastfc.module import Module
+from fastfc.rows import Rows
 from fastfc.sparse import CSR, as_csr, is_sparse
 
 __all__ = ["History", "NonFiniteLoss", "fit"]
@@ -47,7 +48,7 @@ class NonFiniteLoss(FloatingPointError):
         self.epoch, self.batch, self.history = epoch, batch, history
 
 
-class History:
+class History(Rows):
     """What `fit` did, epoch by epoch; prints as a table.
 
     ``history["loss"]`` is the column of that name, ``history[-1]`` the last epoch as a dict, ``len(history)`` the
@@ -77,21 +78,12 @@ class History:
     """
 
     def __init__(self):
-        self.rows = []
+        super().__init__()
         self.best_epoch = self.stopped = None
 
     @property
     def interrupted(self):
         return self.stopped == "interrupt"
-
-    def __getitem__(self, key):
-        return [row[key] for row in self.rows] if isinstance(key, str) else self.rows[key]
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __iter__(self):
-        return iter(self.rows)
 
     def __repr__(self):
         names = list(self.rows[0]) if self.rows else ["epoch"]

@@ -8,6 +8,7 @@ import numpy as np
 from fastfc.layers import Linear, MaskedLinear, SparseLinear
 from fastfc.module import Module
 from fastfc.prune.tree import places, whole
+from fastfc.rows import Rows
 from fastfc.sparse import CSR
 
 __all__ = ["Report", "report"]
@@ -17,7 +18,7 @@ __all__ = ["Report", "report"]
 CSR_RATE, FEW_ROWS = 0.5, 8
 
 
-class Report:
+class Report(Rows):
     """A row a layer; prints as a table.
 
     ``report["zeros"]`` is the column of that name, ``report[0]`` the first layer as a dict. Columns: ``layer``,
@@ -32,16 +33,8 @@ class Report:
     """
 
     def __init__(self, rows, batch):
-        self.rows, self.batch = rows, batch
-
-    def __getitem__(self, key):
-        return [row[key] for row in self.rows] if isinstance(key, str) else self.rows[key]
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __iter__(self):
-        return iter(self.rows)
+        super().__init__(rows)
+        self.batch = batch
 
     def __repr__(self):
         cells = [["layer", "out x in", "zeros", "format", "bytes", "of dense", "expected", "measured"]]
