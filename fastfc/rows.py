@@ -4,7 +4,7 @@ __all__ = ["Rows"]
 
 
 class Rows:
-    """`table["name"]` is the column of that name, ``table[-1]`` the last row as a dict, ``len(table)`` how many."""
+    """``table["name"]`` is the column of that name, ``table[-1]`` the last row as a dict, ``len(table)`` how many."""
 
     def __init__(self, rows=()):
         self.rows = list(rows)

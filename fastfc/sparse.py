@@ -236,7 +236,7 @@ def sparse_matmul(a, b, *, threads=None):
     rows = sparse if checked else CSR._of(*_check(
         function, name + ".", sparse.data, sparse.indices, sparse.indptr, shape[::-1] if csc else shape, False))
     # In C the sparse operand comes first: what stands before it is seen as its transpose, as is the result.
-    matrix = dense.reshape(inner, -1) if left else dense.reshape(-1, inner).T
+    matrix = dense[:, None] if dense.ndim == 1 else dense if left else dense.T
     if not matrix.flags.aligned:
         matrix = matrix.copy()
     columns = matrix.shape[1]
