@@ -9,7 +9,13 @@ from fastfc._version import __version__
 
 _runtime.start()
 
-from fastfc import activations, init, layers, optim  # noqa: E402
+from fastfc import (  # noqa: E402
+    activations,
+    init,
+    layers,
+    optim,
+    prune,
+)
 from fastfc.clip import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.diagnosis import selftest  # noqa: E402
@@ -34,7 +40,7 @@ from fastfc.runtime import (  # noqa: E402
     set_num_threads,
     show_config,
 )
-from fastfc.sparse import CSR  # noqa: E402
+from fastfc.sparse import CSR, sparse_matmul  # noqa: E402
 from fastfc.sparse_grad import SparseGrad  # noqa: E402
 from fastfc.training import History, NonFiniteLoss, fit  # noqa: E402
 
@@ -71,8 +77,10 @@ __all__ = [
     "num_threads",
     "optim",
     "pack",
+    "prune",
     "save",
     "selftest",
     "set_num_threads",
     "show_config",
+    "sparse_matmul",
 ]

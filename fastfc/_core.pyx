@@ -77,6 +77,7 @@ cdef extern from "fastfc.h" nogil:
     # The default thread count; fastfc.runtime owns its meaning.
     int _default_threads "fc_default_threads"
     fc_csr_fault fc_csr_check(const fc_csr *csr, Py_ssize_t *at)
+    fc_csr_fault fc_csr_check_places(const fc_csr *csr, Py_ssize_t *at)
     fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads)
     void fc_packed_free(fc_packed *packed)
     void fc_unpack(const fc_packed *packed, const fc_matrix *w)
@@ -262,13 +263,14 @@ cdef inline fc_csr csr_of(cnp.ndarray data, cnp.ndarray indices, cnp.ndarray ind
     return c
 
 
-def check_csr(cnp.ndarray indices not None, cnp.ndarray indptr not None, Py_ssize_t rows, Py_ssize_t cols):
-    """(fault, place) of a CSR structure whose arrays are contiguous, of one integer type, and rows + 1 long."""
+def check_csr(cnp.ndarray indices not None, cnp.ndarray indptr not None, Py_ssize_t rows, Py_ssize_t cols, bint whole=True):
+    """(fault, place) of a CSR structure whose arrays are contiguous, of one integer type, and rows + 1 long; or of its
+    indptr alone."""
     cdef fc_csr c = csr_of(indices, indices, indptr, rows, cols)
     cdef Py_ssize_t at = 0
     cdef int fault
     with nogil:
-        fault = fc_csr_check(&c, &at)
+        fault = fc_csr_check(&c, &at) if whole else fc_csr_check_places(&c, &at)
     return fault, at
 
 
@@ -862,3 +864,4 @@ include "_dropout.pxi"
 include "_feedforward.pxi"
 include "_optim.pxi"
 include "_selftest.pxi"
+include "_sparse.pxi"

@@ -116,6 +116,14 @@ class Parameter:
             self._commit((data, data))
             self._frozen = False
 
+    def pack_with(self, packer):
+        """Turn the array into another form from now on (see `packer`); None: into none."""
+        frozen = self._frozen
+        self.thaw()
+        self._packer = packer
+        if frozen:
+            self.freeze()
+
     # A change has two halves, so that all that can fail (memory, packing) is over before anything is replaced.
 
     def _stage(self, array, frozen=None):

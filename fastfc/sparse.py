@@ -7,7 +7,7 @@ import numpy as np
 from fastfc import _core
 from fastfc.arrays import immutable
 
-__all__ = ["CSR"]
+__all__ = ["CSR", "sparse_matmul"]
 
 
 class CSR:
@@ -118,8 +118,9 @@ def _integers(function, name, array):
     return array
 
 
-def _check(function, prefix, data, indices, indptr, shape):
-    """The four parts in the form that C takes, or an error that says what is wrong."""
+def _check(function, prefix, data, indices, indptr, shape, whole=True):
+    """The four parts in the form that C takes, or an error that says what is wrong. Unless `whole`, indices are not
+    looked at."""
     data = np.asarray(data)
     if data.dtype not in (np.float32, np.float64) or not data.dtype.isnative:
         raise TypeError(f"{function}(): {prefix}data must be float32 or float64 in native byte order, got {data.dtype}")
@@ -147,12 +148,12 @@ def _check(function, prefix, data, indices, indptr, shape):
     data = np.require(data, requirements="CA") if not (data.flags.c_contiguous and data.flags.aligned) else data
     indices = np.require(indices, kind, "CA")
     indptr = np.require(indptr, kind, "CA")
-    _check_structure(function, prefix, indices, indptr, (rows, cols))
+    _check_structure(function, prefix, indices, indptr, (rows, cols), whole)
     return data, indices, indptr, (rows, cols)
 
 
-def _check_structure(function, prefix, indices, indptr, shape):
-    fault, at = _core.check_csr(indices, indptr, *shape)
+def _check_structure(function, prefix, indices, indptr, shape, whole=True):
+    fault, at = _core.check_csr(indices, indptr, *shape, whole)
     if not fault:
         return
     raise ValueError(
@@ -164,3 +165,94 @@ def _check_structure(function, prefix, indices, indptr, shape):
             lambda: f"{prefix}indices[{at}] is {indices[at]}, out of range for {shape[1]} columns",
         )[fault - 1]()
     )
+
+
+# ---- Sparse times dense, for its own sake ----------------------------------------------------------------------------
+
+
+def sparse_matmul(a, b, *, threads=None):
+    """The product of a sparse and a dense matrix, in either order, as scipy's ``a @ b``.
+
+    Parameters
+    ----------
+    a, b : CSR, scipy.sparse CSR or CSC array or matrix, and ndarray
+        One of each, float32 or float64, both the same. The dense one may have any strides, and one axis: then it is a
+        row (before the sparse one) or a column (behind it). The sparse one is used as it stands: entries in any order,
+        those that occur more than once add up.
+    threads : int, optional
+        At most so many threads, instead of the default (:func:`fastfc.set_num_threads`).
+
+    Returns
+    -------
+    ndarray
+        A new array, of two axes, or of one if the dense operand has one. In C order; that of dense @ sparse is the
+        transpose of such, as scipy's is.
+
+    Raises
+    ------
+    TypeError
+        If not exactly one operand is sparse, it is in another format, or dtypes differ or are others.
+    ValueError
+        If shapes do not fit, or the sparse matrix is malformed.
+    MemoryError
+        If there is no memory for the result or for workspace.
+
+    Notes
+    -----
+    Zeros that are not stored are not multiplied: a NaN or Inf opposite them does not travel. The same operands give the
+    same bits for any number of threads, layout and FMA target, and a row or column of the result whatever others the
+    dense operand has: ``src_c/fastfc.h`` states the order of the sums, which for ``CSR @ dense`` and ``dense @ CSC`` is
+    that of `linear`. Work is shared out by stored entries; a row that has many of them is cut.
+
+    Examples
+    --------
+    >>> import numpy as np, fastfc
+    >>> a = fastfc.CSR(np.array([2, 3], np.float32), [1, 0], [0, 1, 2], (2, 3))
+    >>> fastfc.sparse_matmul(a, np.array([[1, 2], [3, 4], [5, 6]], np.float32))
+    array([[6., 8.],
+           [3., 6.]], dtype=float32)
+    >>> fastfc.sparse_matmul(np.array([1, 10], np.float32), a)
+    array([30.,  2.,  0.], dtype=float32)
+    """
+    from fastfc import functional  # which imports this
+
+    function = "sparse_matmul"
+    left = is_sparse(a)
+    if left == is_sparse(b):
+        raise TypeError(f"{function}(): one of a and b must be sparse and the other dense, got {type(a).__name__} and "
+                        f"{type(b).__name__}")
+    sparse, dense, name = (a, b, "a") if left else (b, a, "b")
+    dense = functional._array(function, "b" if left else "a", dense)
+    threads = functional._threads(function, threads)
+    csc = not isinstance(sparse, CSR) and sparse.format == "csc"
+    if not (isinstance(sparse, CSR) or csc or sparse.format == "csr"):
+        raise TypeError(f"{function}(): {name} is a sparse matrix in {sparse.format} format; convert it with .tocsr()")
+    if dense.ndim not in (1, 2):
+        raise ValueError(f"{function}(): {'b' if left else 'a'} must have one axis or two, got shape {dense.shape}")
+    shape = sparse.shape
+    inner = dense.shape[0 if left else -1]
+    if len(shape) != 2 or shape[1 if left else 0] != inner:
+        raise ValueError(f"{function}(): shapes {a.shape} and {b.shape} do not fit")
+    functional._same_dtype(function, "b", b.dtype, "a", a.dtype)
+    checked = isinstance(sparse, CSR)
+    rows = sparse if checked else CSR._of(*_check(
+        function, name + ".", sparse.data, sparse.indices, sparse.indptr, shape[::-1] if csc else shape, False))
+    # In C the sparse operand comes first: what stands before it is seen as its transpose, as is the result.
+    matrix = dense[:, None] if dense.ndim == 1 else dense if left else dense.T
+    if not matrix.flags.aligned:
+        matrix = matrix.copy()
+    columns = matrix.shape[1]
+    out = np.zeros((shape[0 if left else 1], columns), dense.dtype)
+    if not _core.sparse_product(rows, left == csc, matrix, out, threads):
+        _check_structure(function, name + ".", rows.indices, rows.indptr, rows.shape)
+    if dense.ndim == 1:
+        return out.reshape(-1)
+    return out if left else out.T
+
+
+def transposed_product(csr, dense):
+    """csrᵀ @ dense as a new array, of a CSR whose structure is sound and an array of its dtype."""
+    out = np.zeros((csr.shape[1], dense.shape[1]), dense.dtype)
+    dense = dense if dense.flags.aligned else dense.copy()
+    _core.sparse_product(csr, True, dense, out, _core.get_default_threads())
+    return out

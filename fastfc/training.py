@@ -11,6 +11,7 @@ import numpy as np
 
 from fastfc import init, optim
 from fastfc.module import Module
+from fastfc.rows import Rows
 from fastfc.sparse import CSR, as_csr, is_sparse
 
 __all__ = ["History", "NonFiniteLoss", "fit"]
@@ -47,7 +48,7 @@ class NonFiniteLoss(FloatingPointError):
         self.epoch, self.batch, self.history = epoch, batch, history
 
 
-class History:
+class History(Rows):
     """What `fit` did, epoch by epoch; prints as a table.
 
     ``history["loss"]`` is the column of that name, ``history[-1]`` the last epoch as a dict, ``len(history)`` the
@@ -77,21 +78,12 @@ class History:
     """
 
     def __init__(self):
-        self.rows = []
+        super().__init__()
         self.best_epoch = self.stopped = None
 
     @property
     def interrupted(self):
         return self.stopped == "interrupt"
-
-    def __getitem__(self, key):
-        return [row[key] for row in self.rows] if isinstance(key, str) else self.rows[key]
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __iter__(self):
-        return iter(self.rows)
 
     def __repr__(self):
         names = list(self.rows[0]) if self.rows else ["epoch"]
@@ -151,7 +143,10 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
         Batches whose gradients add up before a step: the gradient of one batch of that many times the size, in the
         memory of one. (Of a loss that is a mean, it is the mean over all their rows.)
     callbacks : sequence of callable(model, history)
-        Called after each epoch. One that returns a true value ends training.
+        Called after each epoch. One that returns a true value ends training. One with a method ``before_step(model)``
+        has it called before each step of the optimiser, when the gradients stand. While one has a true attribute
+        `pending`, as those of `fastfc.prune` do until the model has its final sparsity, no epoch counts as the best
+        one.
     progress : bool
         A bar if tqdm is installed, otherwise a line an epoch.
 
@@ -227,7 +222,8 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
     rng = init.generator(rng)
 
     gather_x, gather_y = _gatherer(x, batch_size), _gatherer(y, batch_size)
-    samples, batches = len(y), -(-len(y) // batch_size)
+    hooks = [callback.before_step for callback in callbacks if hasattr(callback, "before_step")]
+    samples, batches, settled = len(y), -(-len(y) // batch_size), 0
     history, best = History(), _Best(model, min_delta, restore_best and (patience or validation_data) is not None)
     was_training = model.training
     if not was_training:
@@ -260,6 +256,8 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
                     if not math.isfinite(norm):
                         raise NonFiniteLoss(f"fit(): the norm of the gradients is {norm} in epoch {epoch}, "
                                             f"batch {batch + 1} of {batches}", epoch, batch + 1, history)
+                for before_step in hooks:
+                    before_step(model)
                 optimizer.step()
                 optimizer.zero_grad()
                 if schedule is not None and schedule_each == "step":
@@ -284,7 +282,10 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
                         schedule.step(*[watched] if plateau else [])
                 row["seconds"] = time.perf_counter() - start
                 history.rows.append(row)
-                best.see(epoch, watched)
+                if any(getattr(callback, "pending", False) for callback in callbacks):
+                    settled = epoch
+                else:
+                    best.see(epoch, watched)
                 history.best_epoch = best.epoch
                 show.epoch(row)
                 called = [callback(model, history) for callback in callbacks]
@@ -292,7 +293,7 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
                     history.stopped = "interrupt"
                 elif any(called):
                     history.stopped = "callback"
-                elif patience is not None and epoch - (best.epoch or 0) >= patience:
+                elif patience is not None and epoch - (best.epoch or settled) >= patience:
                     history.stopped = "patience"
                 if history.stopped:
                     break

@@ -35,7 +35,7 @@
 extern "C" {
 #endif
 
-typedef enum fc_status { FC_OK = 0, FC_NO_MEMORY = 1 } fc_status;
+typedef enum fc_status { FC_OK = 0, FC_NO_MEMORY = 1, FC_BAD_INDEX = 2 } fc_status;
 typedef enum fc_dtype { FC_F32 = 0, FC_F64 = 1 } fc_dtype;
 
 /* relu(x) is x for x > 0, NaN for NaN, +0 otherwise. kernels/activation.inc says what the others are. */
@@ -107,6 +107,8 @@ typedef enum fc_csr_fault {
 } fc_csr_fault;
 /* Reads indptr (rows + 1) and, only if it is sound, indices up to indptr[rows]; *at says where the fault is. */
 fc_csr_fault fc_csr_check(const fc_csr *csr, ptrdiff_t *at);
+/* The first half of it: indptr alone. */
+fc_csr_fault fc_csr_check_places(const fc_csr *csr, ptrdiff_t *at);
 
 /* A weight (n by k) copied into the order in which a target's kernel reads it: panels of a fixed number of outputs,
  * each k-major. One copy plus padding to the vector length. */
@@ -175,6 +177,22 @@ fc_status fc_linear_backward_csr(fc_dtype dtype, const fc_upstream *up, const fc
 /* A CSR x: gw is n by k and dense; gx must be NULL. */
 fc_status fc_linear_backward_csr_x(fc_dtype dtype, const fc_upstream *up, const fc_csr *x, const fc_gradients *out,
                                    int threads);
+
+/* ---- Sparse times dense -------------------------------------------------------------------------------------------
+ * out = csr dense, or out = csr^T dense (transposed): the matrix products on their own. Of dense any strides; out is new,
+ * does not overlap dense, and either its rows or its columns are contiguous and aligned.
+ *
+ * The order of csr dense is that of a CSR operand of the layer. Of csr^T dense, element (c, j) is one chain of FMAs from +0
+ * over the entries of column c, in the order in which they are stored; from 65536 entries on, the entries of all columns are
+ * cut, into 2 parts of equal length if they are 16 times as many as the columns, 4 if 64 times, 8 if 256 times, with a chain
+ * in each part, and the parts' sums are added in order.
+ *
+ * For the transpose zeros stand in out before. Here indices need not have been checked (indptr has to): if one is out of range, FC_BAD_INDEX comes back, and out holds
+ * garbage. Workspace: a tile of 64 rows for each thread. Where dense has no contiguous rows, also a panel of it for each
+ * thread, rows by 64 elements; for the transpose, unless it is one part and out's rows are contiguous, sums of out's rows by
+ * 64 elements for each thread, or for each part. */
+fc_status fc_sparse_product(fc_dtype dtype, const fc_csr *csr, int transposed, const fc_matrix *dense, const fc_matrix *out,
+                            int threads);
 
 /* ---- Activations on their own -------------------------------------------------------------------------------------
  * n contiguous elements; y may be x, and dst may be grad or x. The same bits as in an epilogue. */

@@ -74,7 +74,9 @@ typedef struct fc_finish_job {
 } fc_finish_job;
 
 /* spmm: sum[r, 0:n] = sum over the stored entries e of row r of values[e] * dense[index[e], 0:n], in stored order, in
- * blocks of FC_BLOCK entries counted from the row's first. dense's rows are readable up to the next full vector. */
+ * blocks of FC_BLOCK entries counted from the row's first. With 1 < n < a full vector, rows of dense are readable and rows
+ * of sum writeable up to that. */
+enum { FC_FETCH = 16 };       /* entries from the one that is multiplied to the one whose row of dense is fetched */
 typedef struct fc_spmm_job {
     const void *values;
     const void *indices;      /* NULL: place e names row e */
@@ -86,7 +88,25 @@ typedef struct fc_spmm_job {
     ptrdiff_t dense_step;     /* elements */
     void *sum;
     ptrdiff_t sum_row;        /* elements */
+    int fetch;                /* dense comes from memory: fetch its rows ahead */
+    int64_t places;           /* of all indices, with fetch */
 } fc_spmm_job;
+
+/* spmm_t: out[index[e], 0:n] = values[e] * dense[r, 0:n] + out[index[e], 0:n] for the entries e of row r, one after the
+ * other, row after row. */
+typedef struct fc_spmm_t_job {
+    const void *values;
+    const void *indices;
+    int index_bytes;
+    const int64_t *begin;     /* rows + 1 places */
+    ptrdiff_t rows, n;
+    const void *dense;
+    ptrdiff_t dense_step;     /* elements */
+    void *out;
+    ptrdiff_t out_step;       /* elements */
+    int fetch;                /* likewise of out */
+    int64_t places;
+} fc_spmm_t_job;
 
 /* sddmm: out[e] (+)= sum_m g[row of e, m] * x[col of e, m] over one block of at most FC_BLOCK batch rows: 16 virtual
  * lanes (lane l sums m = l mod 16, in order, from +0), then the tree of halves 8, 4, 2, 1. */

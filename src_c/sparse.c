@@ -14,6 +14,7 @@
 #include "reduce.h"
 #include "threads.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 /* ---- Structure ---------------------------------------------------------------------------------------------------- */
@@ -22,43 +23,76 @@ static int64_t read_index(const void *p, int bytes, ptrdiff_t i) {
     return bytes == 8 ? ((const int64_t *)p)[i] : ((const int32_t *)p)[i];
 }
 
-fc_csr_fault fc_csr_check(const fc_csr *csr, ptrdiff_t *at) {
+/* Whether all of some indices are in range. A block at a time without a branch each, and of a length that the compiler makes
+ * whole vectors of. */
+static int indices_fit(const void *indices, int bytes, ptrdiff_t cols, int64_t begin, int64_t end) {
+    int64_t e = begin;
+    if (bytes == 8) {
+        uint64_t bad = 0;
+        for (; e < end; e++) bad |= (uint64_t)((const int64_t *)indices)[e] >= (uint64_t)cols;
+        return !bad;
+    }
+    if (!cols) return begin >= end;
+    /* The sign of i | (cols - 1 - i) is set where i is negative or too large. */
+    const uint32_t *index = indices, last = cols > INT32_MAX ? INT32_MAX : (uint32_t)cols - 1;
+    uint32_t bad = 0;
+    for (; e + 16 <= end; e += 16)
+        for (int i = 0; i < 16; i++) bad |= index[e + i] | (last - index[e + i]);
+    for (; e < end; e++) bad |= index[e] | (last - index[e]);
+    return !(bad >> 31);
+}
+
+fc_csr_fault fc_csr_check_places(const fc_csr *csr, ptrdiff_t *at) {
     *at = 0;
     int64_t last = read_index(csr->indptr, csr->index_bytes, 0);
     if (last != 0) return FC_CSR_START;
-    for (ptrdiff_t r = 0; r < csr->rows; r++) {
+    ptrdiff_t r = 0;
+    if (csr->index_bytes == 4 && csr->nnz <= INT32_MAX) {
+        /* As far as all is well, without a branch for each: the sign of b - a and of nnz - b, none of which overflows, for a
+         * and b are not negative where those before them are in order. */
+        const uint32_t *places = csr->indptr, most = (uint32_t)csr->nnz;
+        for (; r + 16 <= csr->rows; r += 16) {
+            uint32_t bad = 0;
+            for (int i = 0; i < 16; i++)
+                bad |= places[r + i + 1] | (places[r + i + 1] - places[r + i]) | (most - places[r + i + 1]);
+            if (bad >> 31) break;
+        }
+        last = places[r];
+    }
+    for (; r < csr->rows; r++) {
         const int64_t next = read_index(csr->indptr, csr->index_bytes, r + 1);
         *at = next < last ? r : r + 1;
         if (next < last) return FC_CSR_FALLS;
         if (next > csr->nnz) return FC_CSR_OVERRUNS;
         last = next;
     }
-    /* A block of entries at a time without a branch each; the culprit is looked for only in a bad block. */
-    for (int64_t begin = 0; begin < last; begin += 4096) {
-        const int64_t end = last - begin < 4096 ? last : begin + 4096;
-        int bad = 0;
-        if (csr->index_bytes == 8)
-            for (int64_t e = begin; e < end; e++) bad |= (uint64_t)((const int64_t *)csr->indices)[e] >= (uint64_t)csr->cols;
-        else
-            for (int64_t e = begin; e < end; e++) bad |= (uint64_t)(int64_t)((const int32_t *)csr->indices)[e] >= (uint64_t)csr->cols;
-        for (int64_t e = begin; bad && e < end; e++) {
-            const int64_t c = read_index(csr->indices, csr->index_bytes, e);
-            *at = e;
-            if (c < 0 || c >= csr->cols) return FC_CSR_INDEX;
-        }
-    }
     return FC_CSR_OK;
+}
+
+fc_csr_fault fc_csr_check(const fc_csr *csr, ptrdiff_t *at) {
+    const fc_csr_fault fault = fc_csr_check_places(csr, at);
+    if (fault) return fault;
+    const int64_t last = read_index(csr->indptr, csr->index_bytes, csr->rows);
+    if (indices_fit(csr->indices, csr->index_bytes, csr->cols, 0, last)) return FC_CSR_OK;
+    for (*at = 0;; ++*at) {
+        const int64_t c = read_index(csr->indices, csr->index_bytes, *at);
+        if (c < 0 || c >= csr->cols) return FC_CSR_INDEX;
+    }
 }
 
 /* Rows of a sparse matrix as kernels read them. */
 typedef struct structure {
-    int64_t *begin;        /* rows + 1, owned */
+    const void *places;    /* where each row begins, and the last one ends */
+    int place_bytes;
     const void *indices;
     int index_bytes;
-    int64_t *order;        /* NULL, or where the value of each place stands; owned */
-    void *owned;           /* indices, when they are ours */
     ptrdiff_t rows;
+    int64_t *order;        /* NULL, or where the value of each place stands; owned */
+    int64_t *begin;        /* places, when they are ours */
+    void *owned;           /* indices, likewise */
 } structure;
+
+static inline int64_t place_of(const structure *s, ptrdiff_t row) { return read_index(s->places, s->place_bytes, row); }
 
 static void release(structure *s) {
     fc_free(s->begin);
@@ -66,11 +100,19 @@ static void release(structure *s) {
     fc_free(s->owned);
 }
 
-static fc_status as_stored(const fc_csr *csr, structure *s) {
-    *s = (structure){.indices = csr->indices, .index_bytes = csr->index_bytes, .rows = csr->rows};
+static structure as_stored(const fc_csr *csr) {
+    return (structure){.places = csr->indptr, .place_bytes = csr->index_bytes, .indices = csr->indices,
+                       .index_bytes = csr->index_bytes, .rows = csr->rows};
+}
+
+/* The same with places of 8 bytes. */
+static fc_status with_places(const fc_csr *csr, structure *s) {
+    *s = as_stored(csr);
     s->begin = fc_alloc((size_t)(csr->rows + 1) * sizeof *s->begin);
     if (!s->begin) return FC_NO_MEMORY;
-    for (ptrdiff_t r = 0; r <= csr->rows; r++) s->begin[r] = read_index(csr->indptr, csr->index_bytes, r);
+    for (ptrdiff_t r = 0; r <= csr->rows; r++) s->begin[r] = place_of(s, r);
+    s->places = s->begin;
+    s->place_bytes = 8;
     return FC_OK;
 }
 
@@ -78,8 +120,9 @@ static fc_status as_stored(const fc_csr *csr, structure *s) {
 static fc_status transposed(const fc_csr *csr, structure *s) {
     const int64_t entries = read_index(csr->indptr, csr->index_bytes, csr->rows);
     int64_t *row;
-    *s = (structure){.index_bytes = 8, .rows = csr->cols};
+    *s = (structure){.place_bytes = 8, .index_bytes = 8, .rows = csr->cols};
     s->begin = fc_alloc((size_t)(csr->cols + 2) * sizeof *s->begin);
+    s->places = s->begin;
     s->order = fc_alloc((size_t)entries * sizeof *s->order);
     s->owned = row = fc_alloc((size_t)entries * sizeof *row);
     s->indices = row;
@@ -102,13 +145,25 @@ static fc_status transposed(const fc_csr *csr, structure *s) {
     return FC_OK;
 }
 
-/* The first row at which at least `entries` entries (and rows themselves, which cost about as much) lie behind. */
-static ptrdiff_t row_at(const structure *s, double share) {
-    const double target = share * (double)(s->begin[s->rows] + s->rows);
+/* A row that is shared out to several threads in numeric blocks. */
+typedef struct long_row {
+    ptrdiff_t row;
+    int64_t begin, end;
+    ptrdiff_t block;       /* its first one among the blocks of all long rows */
+} long_row;
+
+/* The first row at which at least a share of the entries (and rows themselves, which cost about as much) lie behind, long
+ * rows apart. */
+static ptrdiff_t row_at(const structure *s, const long_row *cut, ptrdiff_t cuts, double share) {
+    int64_t apart = 0;
+    for (ptrdiff_t i = 0; i < cuts; i++) apart += cut[i].end - cut[i].begin;
+    const double target = share * (double)(place_of(s, s->rows) - apart + s->rows);
     ptrdiff_t low = 0, high = s->rows;
     while (low < high) {
         const ptrdiff_t middle = low + (high - low) / 2;
-        if ((double)(s->begin[middle] + middle) < target) low = middle + 1;
+        int64_t behind = place_of(s, middle) + middle;
+        for (ptrdiff_t i = 0; i < cuts && cut[i].row < middle; i++) behind -= cut[i].end - cut[i].begin;
+        if ((double)behind < target) low = middle + 1;
         else high = middle;
     }
     return low;
@@ -117,6 +172,12 @@ static ptrdiff_t row_at(const structure *s, double share) {
 /* ---- Sparse times dense ------------------------------------------------------------------------------------------- */
 
 enum { TILE_ROWS = 64 };
+
+/* Bytes of dense rows that a tile of rows goes over, when it takes all columns of them at once: what comes in together
+ * with a line is then still there. */
+static const ptrdiff_t TILE_BYTES = 128 << 10;
+/* Bytes of sums of long rows' blocks at a time. */
+static const ptrdiff_t CUT_BYTES = 64 << 20;
 
 typedef struct spmm {
     const fc_kernels *kernels;
@@ -127,71 +188,135 @@ typedef struct spmm {
     const char *dense;           /* element (i, j) at dense + i * dense_i + j * dense_j */
     ptrdiff_t dense_i, dense_j;  /* bytes */
     ptrdiff_t inner, width;      /* its shape */
-    int gather;                  /* a copy of dense's row for each entry, instead of a panel of all rows */
-    ptrdiff_t panel;             /* columns at a time */
     int transpose;               /* the sum of row r and column j belongs at y[j, r], not y[r, j] */
     const fc_epilogue *epilogue;
+    atomic_int *bad;             /* NULL, or set where an index is out of range */
+    /* What follows is spmm_run's. */
+    int gather;                  /* a copy of dense's row for each entry, instead of a panel of all rows */
+    int in_place;                /* dense is read where it stands */
+    int by_rows;                 /* all columns of some rows, then of the next; else all rows of a panel */
+    int straight;                /* sums are written where they belong */
+    int fetch;
+    ptrdiff_t panel, count;      /* columns at a time, and how many times */
+    ptrdiff_t tile;              /* rows at a time */
     char *workspace;
     size_t panel_bytes, tile_bytes;
     int shares;
+    long_row *cut;
+    ptrdiff_t cuts, blocks;
+    char *block_sums;
+    ptrdiff_t cut_col, cut_n;    /* the columns that block_sums are of */
 } spmm;
 
-static void rows_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff_t begin, ptrdiff_t end) {
-    const fc_kernels *kernels = p->kernels;
-    const fc_dtype dtype = p->dtype;
-    const ptrdiff_t size = fc_size(dtype), panel = p->panel, lanes = kernels->lanes[dtype];
-    const ptrdiff_t col = at * panel, n = p->width - col < panel ? p->width - col : panel;
-    fc_spmm_job job = {
-        .values = p->values, .indices = p->sparse->indices, .index_bytes = p->sparse->index_bytes, .order = p->sparse->order,
-        .n = n, .dense_step = (n + lanes - 1) / lanes * lanes, .sum = workspace + p->panel_bytes,
-        .sum_row = panel,
-    };
-    const char *dense = p->dense + col * p->dense_j;
-    if (p->panels) {
-        job.dense = (const char *)p->panels + col * p->inner * size;
-    } else if (p->dense_j == size && p->dense_i % size == 0 && (uintptr_t)dense % (uintptr_t)size == 0 && n % lanes == 0) {
-        job.dense = dense;
-        job.dense_step = p->dense_i / size;
-    } else if (p->gather) {
-        for (int64_t e = p->sparse->begin[begin]; e < p->sparse->begin[end]; e++) {
-            const int64_t row = read_index(p->sparse->indices, p->sparse->index_bytes, e);
-            fc_pack_job pack = {
-                .src = dense + row * p->dense_i, .src_j = p->dense_j, .src_k = size, .dst = workspace + e * job.dense_step * size,
-                .step = job.dense_step, .n = n, .k = 1,
-            };
-            kernels->pack[dtype](&pack);
-        }
-        job.dense = workspace;
-        job.indices = NULL;
-    } else {
-        fc_pack_job pack = {
-            .src = dense, .src_j = p->dense_j, .src_k = p->dense_i, .dst = workspace, .step = job.dense_step, .n = n,
-            .k = p->inner,
-        };
-        kernels->pack[dtype](&pack);
-        job.dense = workspace;
-    }
-    for (ptrdiff_t row = begin; row < end; row += TILE_ROWS) {
-        job.begin = p->sparse->begin + row;
-        job.rows = end - row < TILE_ROWS ? end - row : TILE_ROWS;
-        kernels->spmm[dtype](&job);
-        fc_finish_job finish = {.sum = job.sum, .sum_row = job.sum_row, .epilogue = p->epilogue, .row = row, .col = col,
-                                .m = job.rows, .n = n};
-        if (p->transpose) {
-            char *across = workspace + p->panel_bytes + p->tile_bytes;
-            fc_pack_job turn = {
-                .src = job.sum, .src_j = job.sum_row * size, .src_k = size, .dst = across, .step = TILE_ROWS, .n = job.rows,
-                .k = n,
-            };
+static int fits(const spmm *p, int64_t begin, int64_t end) {
+    if (!p->bad || indices_fit(p->sparse->indices, p->sparse->index_bytes, p->inner, begin, end)) return 1;
+    atomic_store_explicit(p->bad, 1, memory_order_relaxed);
+    return 0;
+}
+
+/* Finished sums of m rows and n columns go to y. across: room for a tile. */
+static void deliver(const fc_kernels *kernels, fc_dtype dtype, const fc_epilogue *epilogue, int transpose, char *across,
+                    const void *sum, ptrdiff_t sum_row, ptrdiff_t row, ptrdiff_t m, ptrdiff_t col, ptrdiff_t n) {
+    const ptrdiff_t size = fc_size(dtype);
+    fc_finish_job finish = {.sum = sum, .sum_row = sum_row, .epilogue = epilogue, .row = row, .col = col, .m = m, .n = n};
+    if (transpose) {
+        if (m > 1) {
+            fc_pack_job turn = {.src = sum, .src_j = sum_row * size, .src_k = size, .dst = across, .step = TILE_ROWS, .n = m,
+                                .k = n};
             kernels->pack[dtype](&turn);
-            finish.sum = across;
-            finish.sum_row = TILE_ROWS;
-            finish.row = col;
-            finish.col = row;
-            finish.m = n;
-            finish.n = job.rows;
         }
-        kernels->finish[dtype](&finish);
+        finish = (fc_finish_job){.sum = m > 1 ? across : sum, .sum_row = m > 1 ? TILE_ROWS : 1, .epilogue = epilogue,
+                                 .row = col, .col = row, .m = n, .n = m};
+    }
+    kernels->finish[dtype](&finish);
+}
+
+static fc_spmm_job job_of(const spmm *p) {
+    return (fc_spmm_job){
+        .values = p->values, .indices = p->sparse->indices, .index_bytes = p->sparse->index_bytes, .order = p->sparse->order,
+        .fetch = p->fetch, .places = place_of(p->sparse, p->sparse->rows),
+    };
+}
+
+/* The dense operand's columns from `col` on, as the job takes them: a copy for the rows from `begin` to `end`, if it has to
+ * be one. */
+static void dense_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff_t begin, ptrdiff_t end, fc_spmm_job *job) {
+    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype], col = at * p->panel;
+    const ptrdiff_t n = at + 1 < p->count ? p->panel : p->width - col;
+    const char *dense = p->dense + col * p->dense_j;
+    job->n = n;
+    job->dense_step = (n + lanes - 1) / lanes * lanes;
+    if (p->panels) {
+        job->dense = (const char *)p->panels + col * p->inner * size;
+        return;
+    }
+    if (p->in_place) {
+        job->dense = dense;
+        job->dense_step = p->dense_i / size;
+        return;
+    }
+    job->dense = workspace;
+    if (!p->gather) {
+        fc_pack_job pack = {.src = dense, .src_j = p->dense_j, .src_k = p->dense_i, .dst = workspace, .step = job->dense_step,
+                            .n = n, .k = p->inner};
+        p->kernels->pack[p->dtype](&pack);
+        return;
+    }
+    for (int64_t e = place_of(p->sparse, begin); e < place_of(p->sparse, end); e++) {
+        const int64_t row = read_index(p->sparse->indices, p->sparse->index_bytes, e);
+        if (!fits(p, e, e + 1)) continue;
+        fc_pack_job pack = {.src = dense + row * p->dense_i, .src_j = p->dense_j, .src_k = size,
+                            .dst = workspace + e * job->dense_step * size, .step = job->dense_step, .n = n, .k = 1};
+        p->kernels->pack[p->dtype](&pack);
+    }
+    job->indices = NULL;
+}
+
+/* The columns of the job, from `col` on, of m rows. */
+static void multiply_tile(const spmm *p, char *workspace, fc_spmm_job *job, ptrdiff_t row, ptrdiff_t m, ptrdiff_t col) {
+    const ptrdiff_t size = fc_size(p->dtype);
+    int64_t begin[TILE_ROWS + 1];
+    for (ptrdiff_t r = 0; r <= m; r++) begin[r] = place_of(p->sparse, row + r);
+    if (!p->gather && !fits(p, begin[0], begin[m])) return;
+    job->begin = begin;
+    job->rows = m;
+    if (p->straight) {
+        job->sum_row = p->transpose ? 1 : p->epilogue->y_row / size;
+        job->sum = (char *)p->epilogue->y + row * job->sum_row * size + col * size;
+        p->kernels->spmm[p->dtype](job);
+        return;
+    }
+    job->sum = workspace + p->panel_bytes;
+    job->sum_row = p->panel + p->kernels->lanes[p->dtype];
+    p->kernels->spmm[p->dtype](job);
+    deliver(p->kernels, p->dtype, p->epilogue, p->transpose, workspace + p->panel_bytes + p->tile_bytes, job->sum,
+            job->sum_row, row, m, col, job->n);
+}
+
+/* Rows from `begin` to `end`, without the long ones. */
+static void multiply_rows(const spmm *p, char *workspace, fc_spmm_job *job, ptrdiff_t begin, ptrdiff_t end, ptrdiff_t at) {
+    ptrdiff_t next = 0;
+    while (next < p->cuts && p->cut[next].row < begin) next++;
+    for (ptrdiff_t row = begin; row < end;) {
+        const ptrdiff_t stop = next < p->cuts && p->cut[next].row < end ? p->cut[next].row : end;
+        if (row == stop) { /* a long one */
+            next++;
+            row++;
+            continue;
+        }
+        const ptrdiff_t m = stop - row < p->tile ? stop - row : p->tile;
+        if (!p->by_rows) {
+            multiply_tile(p, workspace, job, row, m, at * p->panel);
+        } else if (p->straight) {
+            job->n = p->width;
+            multiply_tile(p, workspace, job, row, m, 0);
+        } else {
+            for (ptrdiff_t i = 0; i < p->count; i++) {
+                dense_of_panel(p, workspace, i, row, row + m, job);
+                multiply_tile(p, workspace, job, row, m, i * p->panel);
+            }
+        }
+        row += m;
     }
 }
 
@@ -200,53 +325,307 @@ static void rows_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff_
 static void spmm_share(void *context, int thread, ptrdiff_t share) {
     const spmm *p = context;
     char *workspace = p->workspace + (size_t)thread * (p->panel_bytes + 2 * p->tile_bytes);
-    const ptrdiff_t panels = (p->width + p->panel - 1) / p->panel;
-    const double begin = (double)panels * (double)share / p->shares, end = (double)panels * (double)(share + 1) / p->shares;
-    for (ptrdiff_t at = (ptrdiff_t)begin; at < panels && (double)at < end; at++) {
+    const ptrdiff_t lists = p->by_rows ? 1 : p->count;
+    const double begin = (double)lists * (double)share / p->shares, end = (double)lists * (double)(share + 1) / p->shares;
+    for (ptrdiff_t at = (ptrdiff_t)begin; at < lists && (double)at < end; at++) {
         const double from = begin > (double)at ? begin - (double)at : 0, to = end < (double)at + 1 ? end - (double)at : 1;
-        const ptrdiff_t first = row_at(p->sparse, from), last = to < 1 ? row_at(p->sparse, to) : p->sparse->rows;
-        if (first < last) rows_of_panel(p, workspace, at, first, last);
+        const ptrdiff_t first = from > 0 ? row_at(p->sparse, p->cut, p->cuts, from) : 0;
+        const ptrdiff_t last = to < 1 ? row_at(p->sparse, p->cut, p->cuts, to) : p->sparse->rows;
+        if (first >= last) continue;
+        fc_spmm_job job = job_of(p);
+        dense_of_panel(p, workspace, at, first, last, &job);
+        multiply_rows(p, workspace, &job, first, last, at);
     }
+}
+
+/* Blocks of long rows: each a row of its own, whose sum waits for those before it. */
+static void cut_share(void *context, int thread, ptrdiff_t share) {
+    const spmm *p = context;
+    const ptrdiff_t size = fc_size(p->dtype);
+    const ptrdiff_t first = p->blocks * share / p->shares, last = p->blocks * (share + 1) / p->shares;
+    (void)thread;
+    for (ptrdiff_t i = 0; i < p->cuts; i++) {
+        const long_row *c = &p->cut[i];
+        const ptrdiff_t end = c->block + (c->end - c->begin + FC_BLOCK - 1) / FC_BLOCK;
+        for (ptrdiff_t block = c->block > first ? c->block : first; block < end && block < last;) {
+            int64_t begin[TILE_ROWS + 1];
+            ptrdiff_t m = 0;
+            for (; m < TILE_ROWS && block + m < end && block + m < last; m++)
+                begin[m] = c->begin + (block + m - c->block) * FC_BLOCK;
+            const int64_t stop = c->begin + (block + m - c->block) * FC_BLOCK;
+            begin[m] = stop < c->end ? stop : c->end;
+            fc_spmm_job job = job_of(p);
+            job.begin = begin;
+            job.rows = m;
+            job.n = p->cut_n;
+            job.dense = p->dense + p->cut_col * p->dense_j;
+            job.dense_step = p->dense_i / size;
+            job.sum_row = p->cut_n;
+            job.sum = p->block_sums + block * job.sum_row * size;
+            if (fits(p, begin[0], begin[m])) p->kernels->spmm[p->dtype](&job);
+            block += m;
+        }
+    }
+}
+
+/* And their sum, in order. */
+static void cut_sum(void *context, int thread, ptrdiff_t at) {
+    const spmm *p = context;
+    const long_row *c = &p->cut[at];
+    const ptrdiff_t size = fc_size(p->dtype), blocks = (c->end - c->begin + FC_BLOCK - 1) / FC_BLOCK;
+    char *total = p->block_sums + c->block * p->cut_n * size;
+    (void)thread;
+    const fc_epilogue add = {.residual = total, .y = total};
+    for (ptrdiff_t b = 1; b < blocks; b++)
+        deliver(p->kernels, p->dtype, &add, 0, NULL, total + b * p->cut_n * size, 0, 0, 1, 0, p->cut_n);
+    deliver(p->kernels, p->dtype, p->epilogue, p->transpose, NULL, total, 0, c->row, 1, p->cut_col, p->cut_n);
+}
+
+/* Rows with so many entries that they would keep one thread busy while the others wait. */
+static fc_status find_long_rows(spmm *p, int team) {
+    const int64_t entries = place_of(p->sparse, p->sparse->rows);
+    int64_t limit = entries / (4 * team);
+    if (limit < 16 * FC_BLOCK) limit = 16 * FC_BLOCK;
+    if (team == 1 || !p->in_place || entries <= limit) return FC_OK;
+    p->cut = fc_alloc((size_t)(entries / limit + 1) * sizeof *p->cut);
+    if (!p->cut) return FC_NO_MEMORY;
+    for (ptrdiff_t r = 0; r < p->sparse->rows; r++) {
+        const int64_t begin = place_of(p->sparse, r), end = place_of(p->sparse, r + 1);
+        if (end - begin <= limit) continue;
+        p->cut[p->cuts++] = (long_row){r, begin, end, p->blocks};
+        p->blocks += (end - begin + FC_BLOCK - 1) / FC_BLOCK;
+    }
+    return FC_OK;
+}
+
+static fc_status multiply_long_rows(spmm *p, int team) {
+    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype];
+    ptrdiff_t most = CUT_BYTES / (p->blocks * size) / lanes * lanes;
+    if (most < 4 * lanes) most = 4 * lanes;
+    if (most + lanes > p->width) most = p->width;
+    p->block_sums = fc_alloc((size_t)(p->blocks * (most < p->width ? most + lanes : most) * size));
+    if (!p->block_sums) return FC_NO_MEMORY;
+    p->shares = team * 4;
+    for (p->cut_col = 0; p->cut_col < p->width; p->cut_col += p->cut_n) {
+        const ptrdiff_t left = p->width - p->cut_col;
+        p->cut_n = left < most + lanes ? left : most; /* what is left over is never less than a vector */
+        fc_parallel_for(team, p->shares, cut_share, p);
+        fc_parallel_for(team, p->cuts, cut_sum, p);
+    }
+    fc_free(p->block_sums);
+    return FC_OK;
 }
 
 static fc_status spmm_run(spmm *p, int threads) {
     if (!p->sparse->rows || !p->width) return FC_OK;
-    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype];
+    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype], l2 = (ptrdiff_t)fc_l2_bytes();
+    const int64_t entries = place_of(p->sparse, p->sparse->rows);
+    const fc_epilogue *e = p->epilogue;
+    const int whole = p->width == 1 || p->width >= lanes; /* no row has to be padded */
     p->panel = p->panels ? p->kernels->panel[p->dtype] : p->kernels->width[p->dtype];
-    const ptrdiff_t step = p->width < p->panel ? (p->width + lanes - 1) / lanes * lanes : p->panel;
-    const int team = fc_team_for((double)(p->sparse->begin[p->sparse->rows] + p->sparse->rows) * (double)p->width, threads);
-    /* With fewer entries than rows of the dense operand, only what they name is copied. */
-    const int64_t entries = p->sparse->begin[p->sparse->rows];
-    p->gather = !p->transpose && entries < p->inner;
-    if (!p->panels) p->panel_bytes = (size_t)((p->gather ? entries : p->inner) * step * size + 63) / 64 * 64;
-    p->tile_bytes = (size_t)(TILE_ROWS * FC_WIDTH_MAX * size);
+    p->count = (p->width + p->panel - 1) / p->panel;
+    p->tile = TILE_ROWS;
+    p->in_place = !p->panels && whole && (p->dense_j == size || p->width == 1) && p->dense_i % size == 0 &&
+                  (uintptr_t)p->dense % (uintptr_t)size == 0;
+    p->straight = p->in_place && !e->bias && !e->residual && !e->z && e->activation == FC_IDENTITY &&
+                  (!p->transpose || p->width == 1) && e->y_row % size == 0;
+    const int team = fc_team_for((double)(entries + p->sparse->rows) * (double)p->width, threads);
+    if (p->in_place) {
+        /* The last panel also takes what would be less than a vector. */
+        if (p->count > 1 && p->width % p->panel && p->width % p->panel < lanes) p->count--;
+        /* A panel that stays in L2 while many entries meet each row of it is worth going over all rows for. */
+        p->by_rows = p->inner * p->width * size <= l2 / 2 || p->inner * p->panel * size > l2 / 2 || entries < 4 * p->inner;
+        p->fetch = p->by_rows && p->width > 1 && p->inner * p->width * size > l2 / 2;
+        if (p->fetch) {
+            p->tile = (ptrdiff_t)((double)TILE_BYTES * (double)p->sparse->rows / ((double)(entries + 1) * (double)(p->width * size)));
+            p->tile = p->tile < 2 ? 2 : p->tile > TILE_ROWS ? TILE_ROWS : p->tile;
+        }
+        if (find_long_rows(p, team)) return FC_NO_MEMORY;
+    } else {
+        /* With fewer entries than rows of the dense operand, only what they name is copied. */
+        const ptrdiff_t step = p->width < p->panel ? (p->width + lanes - 1) / lanes * lanes : p->panel;
+        p->gather = !p->panels && !p->transpose && entries < p->inner;
+        if (!p->panels) p->panel_bytes = (size_t)((p->gather ? entries : p->inner) * step * size + 63) / 64 * 64;
+    }
+    p->tile_bytes = (size_t)(TILE_ROWS * (p->panel + lanes) * size);
     p->workspace = fc_alloc((size_t)team * (p->panel_bytes + 2 * p->tile_bytes));
-    if (!p->workspace) return FC_NO_MEMORY;
-    p->shares = team;
-    fc_parallel_for(team, team, spmm_share, p);
+    fc_status status = p->workspace ? FC_OK : FC_NO_MEMORY;
+    /* What is copied for a share is copied for each. */
+    p->shares = p->in_place && team > 1 ? 8 * team : team;
+    if (!status) fc_parallel_for(team, p->shares, spmm_share, p);
+    if (!status && p->cuts) status = multiply_long_rows(p, team);
     fc_free(p->workspace);
-    return FC_OK;
+    fc_free(p->cut);
+    return status;
+}
+
+/* ---- Times the transpose --------------------------------------------------------------------------------------------- */
+
+/* out[c] gets its products in the order in which they are stored: a row of dense meets the entries of one row and is added to
+ * the rows of out that they name. */
+typedef struct spmm_t {
+    const fc_kernels *kernels;
+    fc_dtype dtype;
+    const structure *sparse;
+    const void *values;
+    const char *dense;           /* as in spmm */
+    ptrdiff_t dense_i, dense_j;
+    ptrdiff_t cols, width;       /* of out: rows, columns */
+    int transpose;
+    const fc_epilogue *epilogue;
+    atomic_int *bad;
+    int parts, group;            /* of the entries; panels at a time */
+    int in_place, straight;
+    ptrdiff_t panel, first;      /* columns at a time; the first panel of the group */
+    char *sums, *workspace;
+    size_t sum_bytes, tile_bytes;
+} spmm_t;
+
+/* The entries are cut at fixed places into as many parts as are worth a row of sums each, so that several threads can work
+ * on one column: a function of the structure alone. */
+static int parts_of(int64_t entries, ptrdiff_t cols) {
+    if (entries < 1 << 16) return 1;
+    return entries >= 256 * cols ? 8 : entries >= 64 * cols ? 4 : entries >= 16 * cols ? 2 : 1;
+}
+
+static ptrdiff_t panel_width(const spmm_t *p, ptrdiff_t at) {
+    const ptrdiff_t left = p->width - at * p->panel;
+    return left < p->panel ? left : p->panel;
+}
+
+static void scatter_part(void *context, int thread, ptrdiff_t unit) {
+    const spmm_t *p = context;
+    const structure *s = p->sparse;
+    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype];
+    const ptrdiff_t at = p->first + unit / p->parts, part = unit % p->parts, col = at * p->panel, n = panel_width(p, at);
+    const ptrdiff_t step = (n + lanes - 1) / lanes * lanes;
+    const int64_t entries = place_of(s, s->rows), from = entries * part / p->parts, to = entries * (part + 1) / p->parts;
+    char *copy = p->workspace + (size_t)thread * 2 * p->tile_bytes;
+    fc_spmm_t_job job = {.values = p->values, .indices = s->indices, .index_bytes = s->index_bytes, .n = n, .places = entries};
+    if (p->straight) { /* zeros stand there already */
+        job.out_step = p->transpose ? 1 : p->epilogue->y_row / size;
+        job.out = (char *)p->epilogue->y + col * size;
+    } else {
+        job.out_step = n;
+        job.out = p->sums + (size_t)unit * p->sum_bytes;
+        memset(job.out, 0, (size_t)(p->cols * n * size));
+    }
+    job.fetch = p->cols * n * size > (ptrdiff_t)fc_l2_bytes() && n >= lanes;
+    ptrdiff_t row = 0, high = s->rows; /* the row of the first entry */
+    while (row < high) {
+        const ptrdiff_t middle = row + (high - row) / 2;
+        if (place_of(s, middle + 1) <= from) row = middle + 1;
+        else high = middle;
+    }
+    while (row < s->rows && place_of(s, row) < to) {
+        int64_t begin[TILE_ROWS + 1];
+        for (job.rows = 0; job.rows < TILE_ROWS && row + job.rows < s->rows; job.rows++) {
+            const int64_t place = place_of(s, row + job.rows);
+            if (place >= to) break;
+            begin[job.rows] = place < from ? from : place;
+        }
+        const int64_t end = place_of(s, row + job.rows);
+        begin[job.rows] = end < to ? end : to;
+        job.begin = begin;
+        const char *dense = p->dense + row * p->dense_i + col * p->dense_j;
+        if (p->in_place) {
+            job.dense = dense;
+            job.dense_step = p->dense_i / size;
+        } else {
+            fc_pack_job pack = {.src = dense, .src_j = p->dense_j, .src_k = p->dense_i, .dst = copy, .step = step, .n = n,
+                                .k = job.rows};
+            p->kernels->pack[p->dtype](&pack);
+            job.dense = copy;
+            job.dense_step = step;
+        }
+        if (!p->bad || indices_fit(s->indices, s->index_bytes, p->cols, begin[0], begin[job.rows])) p->kernels->spmm_t[p->dtype](&job);
+        else atomic_store_explicit(p->bad, 1, memory_order_relaxed);
+        row += job.rows;
+    }
+}
+
+/* A tile of rows of out: its parts added up, in order. */
+static void add_parts(void *context, int thread, ptrdiff_t unit) {
+    const spmm_t *p = context;
+    const ptrdiff_t size = fc_size(p->dtype);
+    const ptrdiff_t tiles = (p->cols + TILE_ROWS - 1) / TILE_ROWS, tile = unit % tiles, at = p->first + unit / tiles;
+    const ptrdiff_t row = tile * TILE_ROWS, m = p->cols - row < TILE_ROWS ? p->cols - row : TILE_ROWS;
+    const ptrdiff_t n = panel_width(p, at);
+    char *across = p->workspace + ((size_t)thread * 2 + 1) * p->tile_bytes;
+    char *sum = p->sums + (size_t)(unit / tiles * p->parts) * p->sum_bytes + row * n * size;
+    const fc_epilogue add = {.residual = sum, .y = sum};
+    for (ptrdiff_t part = 1; part < p->parts; part++)
+        deliver(p->kernels, p->dtype, &add, 0, NULL, sum + (size_t)part * p->sum_bytes, 0, 0, 1, 0, m * n);
+    deliver(p->kernels, p->dtype, p->epilogue, p->transpose, across, sum, n, row, m, at * p->panel, n);
+}
+
+static fc_status spmm_t_run(spmm_t *p, int threads) {
+    if (!p->cols || !p->width) return FC_OK;
+    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype], most = p->kernels->width[p->dtype];
+    const int64_t entries = place_of(p->sparse, p->sparse->rows);
+    const int team = fc_team_for((double)(entries + p->sparse->rows) * (double)p->width, threads);
+    p->parts = parts_of(entries, p->cols);
+    p->in_place = (p->dense_j == size || p->width == 1) && p->dense_i % size == 0 &&
+                  (uintptr_t)p->dense % (uintptr_t)size == 0;
+    p->straight = p->parts == 1 && (!p->transpose || p->width == 1) && p->epilogue->y_row % size == 0;
+    /* Columns shared out evenly, in full vectors; as many as fit the registers at a time where they are copied. */
+    const ptrdiff_t even = (p->width + team - 1) / team, vectors = (even + lanes - 1) / lanes * lanes;
+    p->panel = p->width < lanes ? p->width : p->straight && p->in_place ? vectors : vectors < most ? vectors : most;
+    const ptrdiff_t panels = (p->width + p->panel - 1) / p->panel, tiles = (p->cols + TILE_ROWS - 1) / TILE_ROWS;
+    p->group = (team + p->parts - 1) / p->parts;
+    if (p->group > panels) p->group = (int)panels;
+    p->tile_bytes = (size_t)(TILE_ROWS * (p->panel + lanes) * size + 63) / 64 * 64;
+    p->sum_bytes = p->straight ? 0 : (size_t)(p->cols * p->panel * size + 63) / 64 * 64;
+    p->workspace = fc_alloc((size_t)team * 2 * p->tile_bytes);
+    p->sums = fc_alloc((size_t)(p->group * p->parts) * p->sum_bytes);
+    fc_status status = p->workspace && p->sums ? FC_OK : FC_NO_MEMORY;
+    for (p->first = 0; !status && p->first < panels; p->first += p->group) {
+        const ptrdiff_t count = panels - p->first < p->group ? panels - p->first : p->group;
+        fc_parallel_for(team, count * p->parts, scatter_part, p);
+        if (!p->straight) fc_parallel_for(team, count * tiles, add_parts, p);
+    }
+    fc_free(p->sums);
+    fc_free(p->workspace);
+    return status;
+}
+
+fc_status fc_sparse_product(fc_dtype dtype, const fc_csr *csr, int transposed, const fc_matrix *dense, const fc_matrix *out,
+                            int threads) {
+    const structure s = as_stored(csr);
+    const ptrdiff_t size = fc_size(dtype);
+    const int across = out->col_stride != size && out->cols != 1;
+    const fc_epilogue epilogue = {.y = out->data, .y_row = across ? out->col_stride : out->row_stride};
+    atomic_int bad = 0;
+    fc_status status;
+    if (transposed) {
+        spmm_t p = {.kernels = fc_current(), .dtype = dtype, .sparse = &s, .values = csr->values, .dense = dense->data,
+                    .dense_i = dense->row_stride, .dense_j = dense->col_stride, .cols = csr->cols, .width = dense->cols,
+                    .transpose = across, .epilogue = &epilogue, .bad = &bad};
+        status = spmm_t_run(&p, threads);
+    } else {
+        spmm p = {.kernels = fc_current(), .dtype = dtype, .sparse = &s, .values = csr->values, .dense = dense->data,
+                  .dense_i = dense->row_stride, .dense_j = dense->col_stride, .inner = csr->cols, .width = dense->cols,
+                  .transpose = across, .epilogue = &epilogue, .bad = &bad};
+        status = spmm_run(&p, threads);
+    }
+    return status ? status : bad ? FC_BAD_INDEX : FC_OK;
 }
 
 /* ---- Forward ------------------------------------------------------------------------------------------------------ */
 
 fc_status fc_linear_forward_csr(fc_dtype dtype, const fc_matrix *x, const fc_csr *w, const fc_epilogue *epilogue,
                                 int threads) {
-    structure s;
-    if (as_stored(w, &s)) return FC_NO_MEMORY;
+    const structure s = as_stored(w);
     spmm p = {
         .kernels = fc_current(), .dtype = dtype, .sparse = &s, .values = w->values, .dense = x->data, .dense_i = x->col_stride,
         .dense_j = x->row_stride, .inner = x->cols, .width = x->rows, .transpose = 1, .epilogue = epilogue,
     };
-    const fc_status status = spmm_run(&p, threads);
-    release(&s);
-    return status;
+    return spmm_run(&p, threads);
 }
 
 fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matrix *w, const fc_packed *packed,
                                   const fc_epilogue *epilogue, int threads) {
-    structure s;
-    if (as_stored(x, &s)) return FC_NO_MEMORY;
+    const structure s = as_stored(x);
     spmm p = {.kernels = fc_current(), .dtype = dtype, .sparse = &s, .values = x->values, .inner = x->cols, .epilogue = epilogue};
     if (packed) {
         p.kernels = packed->kernels;
@@ -258,9 +637,7 @@ fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matr
         p.dense_j = w->row_stride;
         p.width = w->rows;
     }
-    const fc_status status = spmm_run(&p, threads);
-    release(&s);
-    return status;
+    return spmm_run(&p, threads);
 }
 
 /* ---- Backward ----------------------------------------------------------------------------------------------------- */
@@ -311,8 +688,8 @@ static void turn_blocks(void *context, int thread, ptrdiff_t share) {
 
 static void sddmm_share(void *context, int thread, ptrdiff_t share) {
     const sddmm *p = context;
-    const ptrdiff_t begin = share ? row_at(p->sparse, (double)share / p->shares) : 0;
-    const ptrdiff_t end = share + 1 < p->shares ? row_at(p->sparse, (double)(share + 1) / p->shares) : p->sparse->rows;
+    const ptrdiff_t begin = share ? row_at(p->sparse, NULL, 0, (double)share / p->shares) : 0;
+    const ptrdiff_t end = share + 1 < p->shares ? row_at(p->sparse, NULL, 0, (double)(share + 1) / p->shares) : p->sparse->rows;
     (void)thread;
     fc_sddmm_job job = {
         .indices = p->sparse->indices, .index_bytes = p->sparse->index_bytes, .begin = p->sparse->begin + begin,
@@ -328,7 +705,7 @@ static fc_status stored_gradient(const fc_kernels *kernels, fc_dtype dtype, cons
     structure s;
     fc_status status = FC_NO_MEMORY;
     void *sum = NULL;
-    if (as_stored(w, &s)) return FC_NO_MEMORY;
+    if (with_places(w, &s)) return FC_NO_MEMORY;
     sddmm p = {.kernels = kernels, .dtype = dtype, .sparse = &s, .grad = grad, .x = x, .out = values};
     p.step = m < FC_BLOCK ? (m + 15) / 16 * 16 : FC_BLOCK;
     p.grad_t = fc_alloc((size_t)(grad->cols * p.step * size));

@@ -510,6 +510,7 @@ TESTS_OF_KERNELS = {
     "few": ["test_linear.test_integers_at_all_tile_edges", "test_contract.test_a_row_of_y_over_all_batch_sizes"],
     "finish": ["test_sparse.test_rows_of_all_lengths", "test_linear.test_epilogues"],
     "spmm": ["test_sparse.test_integers_at_all_widths", "test_contract.test_csr_follows_its_canonical_order"],
+    "spmm_t": ["test_sparse_matmul.test_order_of_the_transpose"],
     "sddmm": ["test_sparse.test_stored_gradient_around_blocks_of_the_batch"],
     "column_sum": [
         "test_backward.test_integers_at_all_tile_edges",

@@ -260,3 +260,44 @@ def test_one_wrong_index():
 def test_bad_input(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("index", [np.int32, np.int64])
+def test_bags_as_a_csr(sparse, index, dtype):
+    """Bags of words with values: a CSR is indices, offsets and per_sample_weights in one."""
+    indptr = np.array([0, 3, 3, 5, 9], index)
+    x = np.array([4, 1, 4, 0, 9, 9, 2, 3, 3], index)
+    values = RNG.standard_normal(9).astype(dtype)
+    bags = fastfc.CSR(values, x, indptr, (4, 10))
+    one, other = (fastfc.EmbeddingBag(10, 5, mode="sum", sparse=sparse, dtype=dtype, rng=0) for _ in range(2))
+    y, backward = one.vjp(bags)
+    expected, expected_backward = other.vjp(x, indptr[:-1], values)
+    np.testing.assert_array_equal(y, expected)
+    g = RNG.standard_normal(y.shape).astype(dtype)
+    np.testing.assert_array_equal(backward(g), expected_backward(g))
+    dense = [layer.weight.grad.to_dense() if sparse else layer.weight.grad for layer in (one, other)]
+    np.testing.assert_array_equal(*dense)
+    np.testing.assert_allclose(dense[0], multi_hot(x, indptr[:-1], 10, values).T @ g, rtol=1e-5, atol=1e-6)
+    for wrong, error, text in (
+            (lambda: one(bags, offsets=[0]), ValueError, "no offsets or per_sample_weights"),
+            (lambda: fastfc.EmbeddingBag(11, 5, mode="sum", dtype=dtype)(bags), ValueError, "x must have 11 columns"),
+            (lambda: fastfc.EmbeddingBag(10, 5, mode="mean", dtype=dtype)(bags), ValueError, 'need mode "sum"')):
+        with pytest.raises(error, match=text):
+            wrong()
+
+
+def test_gradients_of_large_bags_are_the_same_for_any_threads_and_sparse_or_not():
+    x, offsets = RNG.integers(0, 300, 40_000), np.arange(0, 40_000, 40)
+    g, grads = RNG.standard_normal((1000, 65)).astype(np.float32), []
+    for sparse in (False, True):
+        for threads in (1, 2):
+            bag = fastfc.EmbeddingBag(300, 65, sparse=sparse, rng=0)
+            with fastfc.num_threads(threads):
+                y, backward = bag.vjp(x, offsets)
+                backward(g)
+            grads.append(bag.weight.grad.to_dense() if sparse else bag.weight.grad)
+    for grad in grads[1:]:
+        np.testing.assert_array_equal(grad, grads[0])
+    hot = multi_hot(x, offsets, 300) / 40
+    np.testing.assert_allclose(grads[0], hot.T @ g, rtol=0, atol=1e-4)

@@ -66,3 +66,15 @@ def test_low_rank(tmp_path):
     assert accuracies[-1] >= float(re.search(r"accuracy ([\d.]+)%", text)[1]) - 1 > accuracies[0]
     pytest.importorskip("matplotlib", reason="draws the picture")
     assert (tmp_path / "low_rank.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_prune(tmp_path):
+    pytest.importorskip("sklearn", reason="has the data")
+    text = run("prune.py", tmp_path)
+    rows = re.findall(r"\n(digits|synthetic) +([\d.]+)% +([\d.]+)% +([\d.]+)% .*x .* KiB", text)
+    assert [row[0] for row in rows] == ["digits", "synthetic"]
+    for _, zeros, dense, pruned in rows:
+        assert float(zeros) == 90 and float(pruned) >= float(dense) - 3
+    assert text.count("speed against dense at batch 64") == 2 and " csr " in text
+    pytest.importorskip("matplotlib", reason="draws the picture")
+    assert (tmp_path / "prune.png").read_bytes().startswith(b"\x89PNG")

@@ -11,7 +11,7 @@ from fastfc import init
 from fastfc.functional import linear
 from fastfc.layers.arguments import among, flag, float_array, float_dtype, integer, size
 from fastfc.module import Module, Parameter
-from fastfc.sparse import CSR
+from fastfc.sparse import CSR, as_csr, is_sparse, transposed_product
 from fastfc.sparse_grad import SparseGrad
 
 __all__ = ["Embedding", "EmbeddingBag"]
@@ -202,7 +202,9 @@ class EmbeddingBag(Table):
 
         Parameters
         ----------
-        x : array_like of integers, (bags, length), or (n,) with `offsets`
+        x : array_like of integers, (bags, length), or (n,) with `offsets`; or CSR, (bags, num_embeddings)
+            Of a CSR (fastfc's or scipy's), whose rows are the bags and whose values are the weights of the samples, the
+            mode must be "sum".
         offsets : array_like of integers, (bags,), optional
             Where in x each bag begins, the first one at 0.
         per_sample_weights : ndarray of the weight's dtype and x's shape, optional
@@ -215,40 +217,44 @@ class EmbeddingBag(Table):
             ``backward(grad_y)`` returns the gradient of `per_sample_weights`, or None if there are none.
         """
         weight, dtype = self.weight, self.weight.dtype
+        if is_sparse(x):
+            x, offsets, per_sample_weights = self._of_csr(x, offsets, per_sample_weights)
         indices, indptr = self._bags(x, offsets)
         samples = None
         if per_sample_weights is not None:
             samples = self._grad_like(per_sample_weights, np.shape(x)).reshape(-1)
-        bags = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
         kept = None
         if self.padding_idx is not None:
             kept = np.flatnonzero(indices != self.padding_idx)
-            indices, bags = indices[kept], bags[kept]
+            indices, indptr = indices[kept], np.searchsorted(kept, indptr)
             samples = None if samples is None else samples[kept]
-            indptr = np.searchsorted(bags, np.arange(len(indptr)))
-        rows = np.take(weight.data, indices, axis=0)
         shape, sizes = (len(indptr) - 1, self.embedding_dim), np.diff(indptr)
         if self.mode == "max":
-            return self._max(rows, indices, indptr, shape)
+            return self._max(np.take(weight.data, indices, axis=0), indices, indptr, shape)
         ones = np.ones(len(indices), dtype) if samples is None else samples
-        # Sums of rows are a product with a sparse matrix, forward of ones in each bag's row, backward in each index'.
-        y = linear(CSR._of(ones, np.arange(len(indices)), indptr, (shape[0], len(indices))), rows.T)
+        # Sums of rows are a product with a sparse matrix whose rows are the bags, the gradient one with its transpose.
+        y = linear(CSR._of(ones, indices, indptr, (shape[0], self.num_embeddings)), weight.data.T)
         if self.mode == "mean":
             y /= np.maximum(sizes, 1)[:, None].astype(dtype)
 
         def backward(grad_y, needs_input_grad=True):
             grad_y = self._grad("EmbeddingBag", grad_y, shape, dtype)
-            factors = (1 / sizes[bags]).astype(dtype) if self.mode == "mean" else ones
-            order = np.argsort(indices, kind="stable")
-            ascending = indices[order]
-            starts = np.flatnonzero(np.diff(ascending, prepend=-1))
-            sums = linear(CSR._of(factors[order], bags[order], np.append(starts, len(order)),
-                                  (len(starts), shape[0])), grad_y.T)
-            add_rows(weight, SparseGrad(ascending[starts], sums, weight.shape), self.sparse)
+            factors = np.repeat((1 / np.maximum(sizes, 1)).astype(dtype), sizes) if self.mode == "mean" else ones
+            if self.sparse or isinstance(weight.grad, SparseGrad):
+                rows, places = np.unique(indices, return_inverse=True)
+            else:
+                rows, places = None, indices
+            bags = CSR._of(factors, places, indptr, (shape[0], self.num_embeddings if rows is None else len(rows)))
+            sums = transposed_product(bags, grad_y)
+            if rows is None:
+                weight.add_grad(sums)
+            else:
+                add_rows(weight, SparseGrad(rows, sums, weight.shape), self.sparse)
             if per_sample_weights is None or not needs_input_grad:
                 return None
             grad = np.zeros(np.size(x), dtype)
-            grad[slice(None) if kept is None else kept] = np.einsum("nd,nd->n", rows, grad_y[bags])
+            of_bags = np.repeat(np.arange(shape[0]), sizes)
+            grad[slice(None) if kept is None else kept] = np.einsum("nd,nd->n", weight.data[indices], grad_y[of_bags])
             return grad.reshape(np.shape(x))
 
         return y, backward
@@ -277,6 +283,14 @@ class EmbeddingBag(Table):
             weight.grad.reshape(-1)[grad.indices] += grad.values[:, 0]
 
         return y, backward
+
+    def _of_csr(self, x, offsets, per_sample_weights):
+        if offsets is not None or per_sample_weights is not None:
+            raise ValueError("EmbeddingBag: with a CSR x there are no offsets or per_sample_weights: they are its own")
+        x = as_csr("EmbeddingBag", "x", x)
+        if x.shape[1] != self.num_embeddings:
+            raise ValueError(f"EmbeddingBag: x must have {self.num_embeddings} columns, got shape {x.shape}")
+        return x.indices[:x.nnz], x.indptr[:-1], x.data[:x.nnz]
 
     def _bags(self, x, offsets):
         """All indices as one row, and where each bag begins in it, its length at the end."""

@@ -5,7 +5,7 @@ import numpy as np
 from fastfc import init
 from fastfc.arrays import immutable
 from fastfc.functional import linear, pack
-from fastfc.layers.affine import Affine, affine_vjp, data_of, default_bias, default_weight
+from fastfc.layers.affine import Affine, Linear, affine_vjp, data_of, default_bias, default_weight
 from fastfc.layers.arguments import flag, float_dtype, fraction, size
 from fastfc.layers.sparse import SparseLinear, csr_structure, kept_cells
 from fastfc.module import Parameter
@@ -36,6 +36,11 @@ class MaskedLinear(Affine):
     bias : Parameter, (out_features,), or None
     mask : ndarray of bool, (out_features, in_features)
         Read-only; assign another to change it.
+    keep_full_gradient : bool
+        Whether backward passes also add to `full_gradient`; False at first.
+    full_gradient : ndarray, (out_features, in_features), or None
+        The gradient of ``mask ∘ W``, of what the mask hides too: what growing by gradient goes by. Set it to None to
+        start afresh.
 
     Raises
     ------
@@ -59,6 +64,7 @@ class MaskedLinear(Affine):
     """
 
     buffers = ("mask",)
+    keep_full_gradient, full_gradient = False, None
 
     def __init__(self, in_features, out_features, bias=True, *, sparsity=0.5, mask=None, activation=None,
                  dtype=np.float32, rng=None):
@@ -72,7 +78,7 @@ class MaskedLinear(Affine):
             mask = np.zeros(outputs * inputs, bool)
             mask[kept_cells(outputs, inputs, sparsity, rng)] = True
             mask = mask.reshape(outputs, inputs)
-        self._mask, self._made = self._checked(mask), (None, None)
+        self._mask, self._made = checked_mask(self, mask), (None, None)
         self.weight = Parameter(default_weight(outputs, inputs, dtype, rng))
         self.bias = Parameter(default_bias(outputs, inputs, dtype, rng)) if bias else None
 
@@ -82,19 +88,56 @@ class MaskedLinear(Affine):
 
     @mask.setter
     def mask(self, mask):
-        self._mask = self._checked(mask)
+        self._mask = checked_mask(self, mask)
 
-    def _checked(self, mask):
-        mask, shape = np.asarray(mask), (self.out_features, self.in_features)
-        if mask.dtype.kind not in "biuf":
-            raise TypeError(f"MaskedLinear: mask must be of bools or of 0 and 1, got {mask.dtype}")
-        if mask.shape != shape:
-            raise ValueError(f"MaskedLinear: mask must have shape {shape}, got {mask.shape}")
-        wrong = (mask != 0) & (mask != 1)
-        if wrong.any():
-            at = tuple(int(i) for i in np.argwhere(wrong)[0])
-            raise ValueError(f"MaskedLinear: mask{list(at)} is {mask[at]}, expected 0 or 1")
-        return immutable(mask.astype(bool))
+    @classmethod
+    def from_linear(cls, linear, mask):
+        """Make a layer of a `Linear`, with the very same parameters, so that an optimiser that knows them goes on.
+
+        The `Linear` is not to be used any more.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `linear` is no `Linear`, or the mask has another shape or values.
+
+        Examples
+        --------
+        >>> import fastfc
+        >>> linear = fastfc.Linear(3, 2, rng=0)
+        >>> layer = fastfc.MaskedLinear.from_linear(linear, [[1, 0, 1], [0, 1, 0]])
+        >>> layer, layer.weight is linear.weight
+        (MaskedLinear(in_features=3, out_features=2, bias=True, kept=3), True)
+        """
+        if type(linear) is not Linear:
+            raise TypeError(f"MaskedLinear.from_linear(): linear must be a Linear, got {type(linear).__name__}")
+        layer = cls.__new__(cls)
+        layer.in_features, layer.out_features = linear.in_features, linear.out_features
+        layer.activation, layer.training = linear.activation, linear.training
+        layer._mask, layer._made = checked_mask(linear, mask), (None, None)
+        layer.weight, layer.bias = linear.weight, linear.bias
+        layer.weight.pack_with(None)
+        return layer
+
+    def to_linear(self):
+        """Return a `Linear` with the very same parameters, zeros written where the mask hides a weight.
+
+        This layer is not to be used any more.
+
+        Examples
+        --------
+        >>> import numpy as np, fastfc
+        >>> layer = fastfc.MaskedLinear(2, 1, mask=[[1, 0]], rng=0)
+        >>> float(layer.to_linear().weight.data[0, 1])
+        0.0
+        """
+        layer = Linear.__new__(Linear)
+        layer.in_features, layer.out_features = self.in_features, self.out_features
+        layer.activation, layer.training = self.activation, self.training
+        layer.weight, layer.bias = self.weight, self.bias
+        layer.weight.data = np.where(self._mask, self.weight.data, self.weight.data.dtype.type(0))
+        layer.weight.pack_with(pack)
+        return layer
 
     def forward(self, x, activation):
         return linear(x, self._effective().operand, data_of(self.bias), activation=activation)
@@ -108,6 +151,8 @@ class MaskedLinear(Affine):
             into.grad = None
             grad_x = product_backward(grad_y, needs_input_grad)
             weight.add_grad(times(into.grad, mask))
+            if self.keep_full_gradient:
+                self.full_gradient = into.grad if self.full_gradient is None else self.full_gradient + into.grad
             return grad_x
 
         return y, backward
@@ -152,6 +197,20 @@ class MaskedLinear(Affine):
 
     def extra_repr(self):
         return f"{super().extra_repr()}, kept={int(self._mask.sum())}"
+
+
+def checked_mask(layer, mask):
+    """`mask` as an immutable array of bool; raises if it cannot be this layer's."""
+    mask, shape = np.asarray(mask), (layer.out_features, layer.in_features)
+    if mask.dtype.kind not in "biuf":
+        raise TypeError(f"MaskedLinear: mask must be of bools or of 0 and 1, got {mask.dtype}")
+    if mask.shape != shape:
+        raise ValueError(f"MaskedLinear: mask must have shape {shape}, got {mask.shape}")
+    wrong = (mask != 0) & (mask != 1)
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise ValueError(f"MaskedLinear: mask{list(at)} is {mask[at]}, expected 0 or 1")
+    return immutable(mask.astype(bool))
 
 
 def times(array, mask):
