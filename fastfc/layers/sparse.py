@@ -9,7 +9,7 @@ from fastfc.arrays import immutable
 from fastfc.layers.affine import Affine, default_bias
 from fastfc.layers.arguments import float_dtype, fraction, size
 from fastfc.module import FLOATS, Parameter
-from fastfc.sparse import CSR
+from fastfc.sparse import CSR, PackedCSR
 
 
 class SparseLinear(Affine):
@@ -176,8 +176,9 @@ class SparseLinear(Affine):
         # Made again when the values or the structure were replaced. Two threads may both do so, with equal results.
         values, structure, matrix = self._made
         if values is not self.weight.data or structure is not self._structure:
+            like = matrix if structure is self._structure else None
             values, structure = self.weight.data, self._structure
-            matrix = CSR._of(values, *structure)
+            matrix = PackedCSR(values, structure, self.weight.frozen, like)
             self._made = values, structure, matrix
         return matrix
 

@@ -76,3 +76,12 @@ typedef double real_f64;
 FC_INLINE float load1_f32(const void *p) { float v; __builtin_memcpy(&v, p, sizeof v); return v; }
 FC_INLINE double load1_f64(const void *p) { double v; __builtin_memcpy(&v, p, sizeof v); return v; }
 #define load1 FC_TYPED(load1_)
+
+/* v_fma of one lane. */
+#if FC_HAS_FMA
+FC_INLINE float scalar_fma_f32(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+FC_INLINE double scalar_fma_f64(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+FC_INLINE float scalar_fma_f32(float a, float b, float c) { return a * b + c; }
+FC_INLINE double scalar_fma_f64(double a, double b, double c) { return a * b + c; }
+#endif
