@@ -103,7 +103,7 @@ static ptrdiff_t choose_tile(ptrdiff_t n, ptrdiff_t k, int64_t entries) {
     if (stored > 0.15 * places) return 128;
     if (stored > 0.07 * places) return 192;
     ptrdiff_t tile = 384;
-    while (tile < MOST_TILE && stored * (double)tile < 8 * places) tile *= 2;
+    while (tile < MOST_TILE && stored * (double)tile < 12 * places) tile *= 2;
     return tile < MOST_TILE ? tile : MOST_TILE;
 }
 
@@ -322,7 +322,8 @@ void fc_sparse_unpack(const fc_sparse *s, void *values, int64_t *indices, int64_
 
 /* ---- Forward ------------------------------------------------------------------------------------------------------ */
 
-enum { RANGE_ROWS = 1024, FINISH_ROWS = 64 };
+/* The sums of a range of outputs share L2 with what passes through it. */
+enum { RANGE_BYTES = 256 << 10, FINISH_ROWS = 64 };
 
 /* Columns of the batch that are worked on together. */
 typedef struct strip {
@@ -439,16 +440,16 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
     /* A tile of 128 steps fills L1 when it is 256 bytes wide; the longest ones take what L2 can give. */
     const ptrdiff_t bytes = w->tile <= 192 ? 256 : 128;
     p.widest = bytes / (lanes * size) < 8 ? bytes / (lanes * size) : 8;
+    const ptrdiff_t step = p.widest * lanes;
     p.strips = count_strips(&p);
     const int team = fc_team_for((double)(w->nnz + w->n) * (double)x->rows, threads);
-    p.ranges = (w->n + RANGE_ROWS - 1) / RANGE_ROWS;
+    p.ranges = (w->n * step * size + RANGE_BYTES - 1) / RANGE_BYTES;
     if (team > 1 && p.ranges * p.strips < 4 * team) p.ranges = (4 * team + p.strips - 1) / p.strips;
     if (p.ranges > w->blocks) p.ranges = w->blocks;
     for (ptrdiff_t i = 0; i < p.ranges; i++) {
         const ptrdiff_t rows = w->block[range_begin(&p, i + 1)] - w->block[range_begin(&p, i)];
         if (p.most_rows < rows) p.most_rows = rows;
     }
-    const ptrdiff_t step = p.widest * lanes;
     p.x_bytes = (size_t)((w->tile + 1) * step * size + 63) / 64 * 64;
     p.sum_bytes = (size_t)(p.most_rows * step * size + 63) / 64 * 64;
     p.across_bytes = (size_t)(FINISH_ROWS * step * size);
