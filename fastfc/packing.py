@@ -21,9 +21,9 @@ def pack(weight, *, format=None):
     weight : (out_features, in_features) ndarray, fastfc.CSR, or scipy.sparse CSR, CSC, COO or BSR
         float32 or float64, any strides. Entries that a sparse matrix stores twice add up.
     format : {None, "auto", "dense", "tiled"}, optional
-        None: an array stays dense and a sparse matrix sparse. "tiled": the places of an array that are not 0 are stored;
-        then a NaN or Inf in x meets stored entries only. "auto": "tiled" where at least 45 % of the places are not stored,
-        else "dense", from shape and entries alone. "dense": a sparse matrix is filled up with zeros.
+        None: an array stays dense and a sparse matrix sparse. "tiled": the places of an array that are not 0 are
+        stored; then a NaN or Inf in x meets stored entries only. "auto": "tiled" where at least 45 % of the places are
+        not stored, else "dense", from shape and entries alone. "dense": a sparse matrix is filled up with zeros.
 
     Returns
     -------
