@@ -98,7 +98,7 @@ cdef class PackedSparse:
         >>> import numpy as np, fastfc
         >>> print(fastfc.pack(np.eye(64, dtype=np.float32), format="auto").explain())
         64 outputs x 64 inputs, float32, 64 entries (98.4 % zeros)
-        tiled: tiles of 768 inputs, because 12 entries of a row and more should share one
+        tiled: tiles of 384 inputs, because 12 entries of a row and more should share one
         1280 bytes, dense 16384; work: 1.00 multiply-adds an entry, dense 64.0
         """
         cdef Py_ssize_t tile = fc_sparse_tile(self.sparse), places = self.n * self.k

@@ -104,7 +104,7 @@ static ptrdiff_t choose_tile(ptrdiff_t n, ptrdiff_t k, int64_t entries) {
     if (stored > 0.15 * places) return 128;
     if (stored > 0.07 * places) return 192;
     ptrdiff_t tile = 384;
-    while (tile < MOST_TILE && stored * (double)tile < 12 * places) tile *= 2;
+    while (tile < MOST_TILE && tile < k && stored * (double)tile < 12 * places) tile *= 2;
     return tile < MOST_TILE ? tile : MOST_TILE;
 }
 
@@ -420,8 +420,9 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
     char *tile = p->workspace + (size_t)thread * (p->x_bytes + p->sum_bytes + p->across_bytes);
     char *sum = tile + p->x_bytes, *across = sum + p->sum_bytes;
     memset(sum, 0, (size_t)((end - begin) * step * size));
-    /* The last vectors of a strip may be nobody's, and the place behind a tile belongs to padding. */
-    memset(tile, 0, (size_t)((w->tile + 1) * step * size));
+    /* The last vectors of a strip may be nobody's, and the row behind a tile belongs to padding. */
+    memset(tile, 0, (size_t)((w->tile < w->k ? w->tile : w->k) * step * size));
+    memset(tile + w->tile * step * size, 0, (size_t)(step * size));
     for (ptrdiff_t t = 0; t < w->tiles; t++) {
         take_tile(p, &s, t, tile);
         for (ptrdiff_t b = first; b < last; b++) {
