@@ -99,10 +99,10 @@ cdef class PackedSparse:
         >>> print(fastfc.pack(np.eye(64, dtype=np.float32), format="auto").explain())
         64 outputs x 64 inputs, float32, 64 entries (98.4 % zeros)
         tiled: tiles of 384 inputs, because 12 entries of a row and more should share one
-        1280 bytes, dense 16384; work: 1.00 multiply-adds an entry, dense 64.0
+        688 bytes, dense 16384; work: 1.00 multiply-adds an entry, dense 64.0
         """
         cdef Py_ssize_t tile = fc_sparse_tile(self.sparse), places = self.n * self.k
-        zeros = 100 * (1 - self.stored / places) if places else 0.0
+        zeros = 100 * (1 - <double>self.stored / places) if places else 0.0
         reason = {96: "because more than 25 % are stored, and 256 bytes of each fit L1",
                   128: "because more than 15 % are stored",
                   192: "because more than 7 % are stored"}.get(
@@ -110,7 +110,7 @@ cdef class PackedSparse:
         return (f"{self.n} outputs x {self.k} inputs, {self.dtype}, {self.stored} entries ({zeros:.1f} % zeros)\n"
                 f"tiled: tiles of {tile} inputs, {reason}\n"
                 f"{self.nbytes} bytes, dense {places * self.dtype.itemsize}; work: "
-                f"{fc_sparse_padding(self.sparse):.2f} multiply-adds an entry, dense {places / max(self.stored, 1):.1f}")
+                f"{fc_sparse_padding(self.sparse):.2f} multiply-adds an entry, dense {<double>places / max(self.stored, 1):.1f}")
 
     def _arrays(self):
         """Values, columns in order, and indptr of the matrix as CSR, new arrays."""
