@@ -510,7 +510,10 @@ TESTS_OF_KERNELS = {
     "finish": ["test_sparse.test_rows_of_all_lengths", "test_linear.test_epilogues"],
     "spmm": ["test_sparse.test_integers_at_all_widths", "test_contract.test_csr_follows_its_canonical_order"],
     "sddmm": ["test_sparse.test_stored_gradient_around_blocks_of_the_batch"],
-    "tiled": ["test_packed_sparse.test_integers_at_all_widths", "test_packed_sparse.test_the_order_that_is_written_down"],
+    "tiled": [
+        "test_packed_sparse.test_integers_at_all_widths",
+        "test_packed_sparse.test_the_order_that_is_written_down",
+    ],
     "tiled_grad": ["test_packed_sparse.test_gradients_of_a_layer"],
     "column_sum": [
         "test_backward.test_integers_at_all_tile_edges",
