@@ -30,7 +30,7 @@ if NEON:
     TARGETS["neon"] = []
 DRIVERS = [
     "activation", "dispatch", "dropout", "feedforward", "gemm", "linear", "loss", "memory", "norm", "optim", "packed",
-    "probe", "reduce", "sparse", "threads",
+    "probe", "reduce", "sparse", "sparse_packed", "threads",
 ]
 
 

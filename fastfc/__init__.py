@@ -19,7 +19,7 @@ from fastfc import (  # noqa: E402
 from fastfc.clip import clip_grad_norm_, clip_grad_value_  # noqa: E402
 from fastfc.containers import Sequential  # noqa: E402
 from fastfc.diagnosis import selftest  # noqa: E402
-from fastfc.functional import PackedWeight, linear, linear_backward, pack  # noqa: E402
+from fastfc.functional import PackedSparse, PackedWeight, linear, linear_backward  # noqa: E402
 from fastfc.io import load, save  # noqa: E402
 from fastfc.layers import *  # noqa: E402, F403
 from fastfc.losses import (  # noqa: E402
@@ -32,6 +32,7 @@ from fastfc.losses import (  # noqa: E402
     SmoothL1Loss,
 )
 from fastfc.module import Module, Parameter, UninitializedParameter  # noqa: E402
+from fastfc.packing import pack  # noqa: E402
 from fastfc.runtime import (  # noqa: E402
     available_isas,
     current_isa,
@@ -56,6 +57,7 @@ __all__ = [
     "Module",
     "NLLLoss",
     "NonFiniteLoss",
+    "PackedSparse",
     "PackedWeight",
     "Parameter",
     "Sequential",

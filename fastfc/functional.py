@@ -12,10 +12,10 @@ import operator
 import numpy as np
 
 from fastfc import _core
-from fastfc._core import PackedWeight, linear, linear_backward, pack
-from fastfc.sparse import CSR, as_csr, is_sparse
+from fastfc._core import PackedSparse, PackedWeight, linear, linear_backward, pack
+from fastfc.sparse import CSR, PackedCSR, as_csr, is_sparse
 
-__all__ = ["linear", "linear_backward", "pack", "PackedWeight"]
+__all__ = ["linear", "linear_backward", "pack", "PackedSparse", "PackedWeight"]
 
 
 # ---- Checks, each naming the argument, what was expected and what came ---------------------------------------------
@@ -102,13 +102,14 @@ def check_pack(weight):
 
 def _operands(function, x, weight):
     """x and weight checked against each other: arrays, a PackedWeight, or CSR."""
-    x_sparse, w_sparse = is_sparse(x), is_sparse(weight)
-    if x_sparse and w_sparse:
+    packed = isinstance(weight, (PackedWeight, PackedSparse))
+    x_sparse, w_sparse = is_sparse(x), not packed and is_sparse(weight)
+    if x_sparse and (w_sparse or isinstance(weight, PackedSparse)):
         raise TypeError(f"{function}(): x and weight are both sparse; at most one may be")
     x = as_csr(function, "x", x) if x_sparse else _array(function, "x", x)
     if w_sparse:
         weight = as_csr(function, "weight", weight)
-    elif not isinstance(weight, PackedWeight):
+    elif not packed:
         weight = _array(function, "weight", weight)
         if weight.ndim != 2:
             raise ValueError(f"{function}(): weight must be 2-D (out_features, in_features), got shape {weight.shape}")
@@ -242,7 +243,10 @@ def convert_linear(x, weight, bias, activation, residual, out, threads, return_p
     z = np.empty(shape, dtype) if return_preactivation else None
     z_rows = z.reshape(target.rows.shape) if return_preactivation else None
     x_rows = x if isinstance(x, CSR) else _rows(x)
-    _core.forward(x_rows, weight, bias, residual, target.rows, z_rows, number, parameter, threads)
+    if isinstance(weight, PackedCSR):
+        weight = weight.packed(threads)
+    forward = _core.forward_sparse if isinstance(weight, PackedSparse) else _core.forward
+    forward(x_rows, weight, bias, residual, target.rows, z_rows, number, parameter, threads)
     y = target.done()
     return (y, z) if return_preactivation else y
 
@@ -253,7 +257,7 @@ def convert_linear(x, weight, bias, activation, residual, out, threads, return_p
 def convert_backward(grad_y, x, weight, activation, preactivation, needs, out, accumulate, threads):
     """`linear_backward` for every argument that is not the common case."""
     name = "linear_backward"
-    if isinstance(weight, PackedWeight):
+    if isinstance(weight, (PackedWeight, PackedSparse)):
         raise TypeError(f"{name}(): weight is packed; pass the array it was packed from")
     x, weight = _operands(name, x, weight)
     dtype, (n, k) = x.dtype, weight.shape
@@ -310,10 +314,14 @@ def convert_backward(grad_y, x, weight, activation, preactivation, needs, out, a
             if i > 0 and target and out[i] is None:
                 # -0 changes nothing, a sum of -0 included; but the sum over no rows at all is +0.
                 target.rows[...] = -0.0 if x_rows.shape[0] else 0.0
-    _core.backward(
+    # A packed sparse weight is one in two forms, for gw and for gx.
+    backward, weights = _core.backward, (weight,)
+    if isinstance(weight, PackedCSR) and not isinstance(x, CSR):
+        backward, weights = _core.backward_sparse, weight.for_backward(gx is not None, gw is not None, threads)
+    backward(
         _rows(grad_y),
         x_rows,
-        weight,
+        *weights,
         None if preactivation is None else _rows(preactivation),
         number,
         parameter,

@@ -7,7 +7,7 @@ import numpy as np
 from fastfc import _core
 from fastfc.arrays import immutable
 
-__all__ = ["CSR", "sparse_matmul"]
+__all__ = ["CSR", "PackedCSR", "sparse_matmul"]
 
 
 class CSR:
@@ -91,6 +91,46 @@ class CSR:
 
     def __repr__(self):
         return f"CSR(shape={self.shape}, nnz={self.nnz}, dtype={self.dtype})"
+
+
+class PackedCSR(CSR):
+    """A CSR weight whose products go through packed copies of it, made when first needed; a layer's, not public.
+
+    The structure is packed once. While the values may change in place, they are copied into the packs before each
+    product, unless they are `frozen`; the gradient of the values is in the order of ``data``, as for any CSR.
+    """
+
+    __slots__ = ("_frozen", "_pack", "_transposed")
+
+    def __init__(self, data, structure, frozen=False, like=None):
+        self._data, (self._indices, self._indptr, self._shape), self._frozen = data, structure, frozen
+        self._pack = self._transposed = None
+        if like is not None and not frozen and not like._frozen:  # the same structure: its packs serve other values
+            self._pack, self._transposed = like._pack, like._transposed
+
+    def _structure(self, **options):
+        return _core.pack_sparse(self._data, self._indices, self._indptr, self._shape, **options)
+
+    def packed(self, threads):
+        """The weight as `linear` takes it."""
+        if self._pack is None:
+            self._pack = self._structure(update=not self._frozen)
+        elif not self._frozen:
+            _core.update_sparse(self._pack, self._data, threads)
+        return self._pack
+
+    def for_backward(self, needs_x, needs_values, threads):
+        """(weight, transposed) as `_core.backward_sparse` takes them, each only where it is needed."""
+        if needs_x and self._transposed is None:
+            self._transposed = self._structure(transpose=True, update=True)
+        elif needs_x and not self._frozen:
+            _core.update_sparse(self._transposed, self._data, threads)
+        weight = None
+        if needs_values:  # its values do not matter for their gradient
+            if self._pack is None and not self._frozen:
+                self._pack = self._structure(update=True)
+            weight = self._structure(update=True) if self._frozen else self._pack
+        return weight, self._transposed if needs_x else None
 
 
 def is_sparse(value):

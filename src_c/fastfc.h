@@ -120,6 +120,27 @@ void fc_unpack(const fc_packed *packed, const fc_matrix *w);
 size_t fc_packed_bytes(const fc_packed *packed);
 const char *fc_packed_isa(const fc_packed *packed);
 
+/* A sparse weight (n by k) copied into the order in which the kernels read it, for batches of any size. K is cut into tiles
+ * of fc_sparse_tile() steps. The sum of an output over its entries in a tile runs from +0 in order of k (entries of one place
+ * in stored order), each `sum = fma(x, w, sum)`; the total starts at +0, and the sums of the tiles in which the output has
+ * entries are added in order of k. Only stored entries are multiplied. Tile: 96 steps if more than 25 % of the places are
+ * stored, 128 if more than 15 %, 192 if more than 7 %, else 384, doubled until a row has 12 entries in it, while it is
+ * shorter than K, up to 32768.
+ * With FC_SPARSE_TRANSPOSE the weight is csr's transpose; its entries are still counted in csr's order. With FC_SPARSE_UPDATE
+ * new values can be put in, and the gradient of the entries be taken; that is 4 bytes more an entry. */
+typedef struct fc_sparse fc_sparse;
+enum { FC_SPARSE_TRANSPOSE = 1, FC_SPARSE_UPDATE = 2 };
+fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags); /* NULL: no memory, or 2^31 entries and more */
+void fc_sparse_free(fc_sparse *sparse);
+size_t fc_sparse_bytes(const fc_sparse *sparse);
+ptrdiff_t fc_sparse_tile(const fc_sparse *sparse);
+/* Entries that are computed for each one that is stored, 1 or a little more. */
+double fc_sparse_padding(const fc_sparse *sparse);
+/* Replaces the values by these, in csr's order; FC_SPARSE_UPDATE. */
+void fc_sparse_update(fc_sparse *sparse, const void *values, int threads);
+/* Writes the matrix as CSR with 64-bit indices, columns of a row in order: nnz values and columns, rows + 1 places. */
+void fc_sparse_unpack(const fc_sparse *sparse, void *values, int64_t *indices, int64_t *indptr);
+
 /* What happens to a finished sum. bias has n contiguous elements; rows of residual, y and z are contiguous. */
 typedef struct fc_epilogue {
     const void *bias;       /* or NULL */
@@ -144,6 +165,9 @@ fc_status fc_linear_forward_packed(fc_dtype dtype, const fc_matrix *x, const fc_
                                    const fc_epilogue *epilogue, int threads);
 fc_status fc_linear_forward_csr(fc_dtype dtype, const fc_matrix *x, const fc_csr *w, const fc_epilogue *epilogue,
                                 int threads);
+/* Workspace: for each thread a tile of x and the sums of up to 1024 outputs, each 256 bytes wide. */
+fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
+                                   int threads);
 /* A CSR x: w is dense (packed NULL) or packed (w NULL). */
 fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matrix *w, const fc_packed *packed,
                                   const fc_epilogue *epilogue, int threads);
@@ -174,6 +198,10 @@ fc_status fc_linear_backward(fc_dtype dtype, const fc_upstream *up, const fc_mat
                              const fc_gradients *out, int threads);
 fc_status fc_linear_backward_csr(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_csr *w,
                                  const fc_gradients *out, int threads);
+/* w, FC_SPARSE_UPDATE, for the gradient of its entries (out->values, in csr's order, as for a csr weight); its transpose for gx.
+ * Either may be NULL where it is not needed. Workspace: for each thread up to 192 rows of the batch of a tile and a block. */
+fc_status fc_linear_backward_sparse(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_sparse *w,
+                                    const fc_sparse *transposed, const fc_gradients *out, int threads);
 /* A CSR x: gw is n by k and dense; gx must be NULL. */
 fc_status fc_linear_backward_csr_x(fc_dtype dtype, const fc_upstream *up, const fc_csr *x, const fc_gradients *out,
                                    int threads);

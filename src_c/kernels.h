@@ -121,6 +121,41 @@ typedef struct fc_sddmm_job {
     int add;
 } fc_sddmm_job;
 
+/* A packed sparse weight is cut into segments, a block of rows by a tile of k. Rows of a segment with about as many
+ * entries stand together in groups of 8, 4, 2 or 1: at each of `count` steps, one entry of each row. Where a row has fewer,
+ * -0 stands for a value, and its step is the tile's length, where the tile of x holds +0: fma(-0, +0, sum) is sum. */
+typedef struct fc_sparse_group {
+    uint32_t at;              /* the first of its count * width places in values and steps */
+    uint32_t count;
+    uint16_t width;
+    uint16_t row[8];          /* in the block */
+} fc_sparse_group;
+
+/* tiled: sum[row, :] = sum[row, :] + (sum over the row's entries in the segment, in order of k, of value * x[step, :], from +0).
+ * Rows of x and of sum are vecs (0, 1, 2, 4, 8) vectors wide; with 0 vecs they are single elements. */
+typedef struct fc_tiled_job {
+    const fc_sparse_group *groups;
+    ptrdiff_t count;
+    const uint16_t *steps;
+    const void *values;
+    const void *x;            /* the tile's length of rows, and one of +0 */
+    int vecs;
+    void *sum;                /* a row for each of the block */
+} fc_tiled_job;
+
+/* tiled_grad: out[source] (+)= sum_m g[row, m] * x[step, m] for the entries of a segment, over a block of the batch as sddmm. */
+#define FC_PADDING UINT32_MAX /* the source of places that are no entries */
+typedef struct fc_tiled_grad_job {
+    const fc_sparse_group *groups;
+    ptrdiff_t count;
+    const uint16_t *steps;
+    const uint32_t *source;   /* of each place: its entry in the weight's own order */
+    const void *g, *x;
+    ptrdiff_t step, m;        /* elements from row to row; m padded to 16 with +0 */
+    void *out;
+    int add;
+} fc_tiled_grad_job;
+
 /* column_sum: out[j] = sum over the m rows of src of src[i, j], in blocks of FC_BLOCK rows, blocks in order. */
 typedef struct fc_column_sum_job {
     const void *src;

@@ -512,6 +512,11 @@ TESTS_OF_KERNELS = {
     "spmm": ["test_sparse.test_integers_at_all_widths", "test_contract.test_csr_follows_its_canonical_order"],
     "spmm_t": ["test_sparse_matmul.test_order_of_the_transpose"],
     "sddmm": ["test_sparse.test_stored_gradient_around_blocks_of_the_batch"],
+    "tiled": [
+        "test_packed_sparse.test_integers_at_all_widths",
+        "test_packed_sparse.test_the_order_that_is_written_down",
+    ],
+    "tiled_grad": ["test_packed_sparse.test_gradients_of_a_layer"],
     "column_sum": [
         "test_backward.test_integers_at_all_tile_edges",
         "test_backward.test_threads_share_all_of_a_large_result",

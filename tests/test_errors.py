@@ -445,7 +445,6 @@ def test_needs_of_a_wrong_type_is_named(needs):
         (TypeError, ["pack(): weight", ">f8"], w.astype(">f8")),
         (TypeError, "pack(): weight must be a numpy array, got list", w.tolist()),
         (TypeError, "pack(): weight must be a numpy array, got PackedWeight", packed),
-        (TypeError, "pack(): weight is sparse", sparse),
         (TypeError, "pack(): weight must be a numpy array, got NoneType", None),
     ],
 )

@@ -20,6 +20,17 @@ FC_INLINE vec_f32 v_zero_f32(void) { return _mm256_setzero_ps(); }
 FC_INLINE vec_f64 v_zero_f64(void) { return _mm256_setzero_pd(); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return _mm256_set1_ps(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return _mm256_set1_pd(x); }
+/* Four indices in one load: loads are what there are too few of. */
+FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
+    uint64_t a, b;
+    memcpy(&a, i, sizeof a);
+    memcpy(&b, i + 4, sizeof b);
+    return _mm256_setr_ps(p[(uint16_t)a], p[(uint16_t)(a >> 16)], p[(uint16_t)(a >> 32)], p[a >> 48],
+                          p[(uint16_t)b], p[(uint16_t)(b >> 16)], p[(uint16_t)(b >> 32)], p[b >> 48]);
+}
+FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
+    return _mm256_setr_pd(p[i[0]], p[i[1]], p[i[2]], p[i[3]]);
+}
 FC_INLINE vec_f32 v_load_f32(const void *p) { return _mm256_loadu_ps(p); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return _mm256_loadu_pd(p); }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { _mm256_storeu_ps(p, v); }

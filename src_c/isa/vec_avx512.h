@@ -22,6 +22,13 @@ FC_INLINE vec_f32 v_zero_f32(void) { return _mm512_setzero_ps(); }
 FC_INLINE vec_f64 v_zero_f64(void) { return _mm512_setzero_pd(); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return _mm512_set1_ps(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return _mm512_set1_pd(x); }
+FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
+    return _mm512_setr_ps(p[i[0]], p[i[1]], p[i[2]], p[i[3]], p[i[4]], p[i[5]], p[i[6]], p[i[7]], 
+                          p[i[8]], p[i[9]], p[i[10]], p[i[11]], p[i[12]], p[i[13]], p[i[14]], p[i[15]]);
+}
+FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
+    return _mm512_setr_pd(p[i[0]], p[i[1]], p[i[2]], p[i[3]], p[i[4]], p[i[5]], p[i[6]], p[i[7]]);
+}
 FC_INLINE vec_f32 v_load_f32(const void *p) { return _mm512_loadu_ps(p); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return _mm512_loadu_pd(p); }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { _mm512_storeu_ps(p, v); }

@@ -20,6 +20,12 @@ FC_INLINE vec_f32 v_zero_f32(void) { return (vec_f32){0}; }
 FC_INLINE vec_f64 v_zero_f64(void) { return (vec_f64){0}; }
 FC_INLINE vec_f32 v_set1_f32(float x) { return (vec_f32){x, x, x, x}; }
 FC_INLINE vec_f64 v_set1_f64(double x) { return (vec_f64){x, x}; }
+FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
+    return (vec_f32){p[i[0]], p[i[1]], p[i[2]], p[i[3]]};
+}
+FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
+    return (vec_f64){p[i[0]], p[i[1]]};
+}
 FC_INLINE vec_f32 v_load_f32(const void *p) { vec_f32 v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE vec_f64 v_load_f64(const void *p) { vec_f64 v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { memcpy(p, &v, sizeof v); }

@@ -19,6 +19,12 @@ FC_INLINE vec_f32 v_zero_f32(void) { return vdupq_n_f32(0); }
 FC_INLINE vec_f64 v_zero_f64(void) { return vdupq_n_f64(0); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return vdupq_n_f32(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return vdupq_n_f64(x); }
+FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
+    return (vec_f32){p[i[0]], p[i[1]], p[i[2]], p[i[3]]};
+}
+FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
+    return (vec_f64){p[i[0]], p[i[1]]};
+}
 /* By bytes, so that any address will do. */
 FC_INLINE vec_f32 v_load_f32(const void *p) { return vreinterpretq_f32_u8(vld1q_u8(p)); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return vreinterpretq_f64_u8(vld1q_u8(p)); }

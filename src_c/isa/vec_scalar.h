@@ -19,6 +19,12 @@ FC_INLINE vec_f32 v_zero_f32(void) { return 0.0f; }
 FC_INLINE vec_f64 v_zero_f64(void) { return 0.0; }
 FC_INLINE vec_f32 v_set1_f32(float x) { return x; }
 FC_INLINE vec_f64 v_set1_f64(double x) { return x; }
+FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
+    return p[i[0]];
+}
+FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
+    return p[i[0]];
+}
 FC_INLINE vec_f32 v_load_f32(const void *p) { float v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE vec_f64 v_load_f64(const void *p) { double v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { memcpy(p, &v, sizeof v); }

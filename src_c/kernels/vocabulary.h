@@ -4,6 +4,7 @@
  *   vec, VL                   a vector, its lanes; + - * / work on vectors
  *   v_zero() v_set1(x)        all lanes +0, all lanes x
  *   v_load(p) v_store(p, v)   VL elements, any alignment
+ *   v_pick(p, i)             p[i[0]], p[i[1]], ...: loads one by one, which beats the gathers of most CPUs
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
  *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
  *   v_positive(t, v)          v where t > 0 or t is NaN, else +0
@@ -36,6 +37,7 @@
 #define TRANSPOSE FC_TYPED(TRANSPOSE_)
 #define v_zero FC_TYPED(v_zero_)
 #define v_set1 FC_TYPED(v_set1_)
+#define v_pick FC_TYPED(v_pick_)
 #define v_load FC_TYPED(v_load_)
 #define v_store FC_TYPED(v_store_)
 #define v_load_n FC_TYPED(v_load_n_)

@@ -162,6 +162,47 @@ static void sparse(fc_dtype dtype, record *r) {
     }
 }
 
+/* Packed sparse weights, of which every second to every hundredth place is stored, and batches of all widths. */
+static void packed_sparse(fc_dtype dtype, record *r) {
+    enum { M = 200, N = 90, K = 410 };
+    static const int batches[] = {1, 2, 5, 8, 9, 16, 31, 64, 70, M};
+    for (int every = 2; every <= 128; every *= 4) {
+        uint64_t seed = (uint64_t)every;
+        int32_t indptr[N + 1] = {0}, *indices = malloc((size_t)N * K * sizeof *indices);
+        for (int n = 0; n < N; n++) {
+            indptr[n + 1] = indptr[n];
+            for (int k = 0; k < K; k++)
+                if (next(&seed) % (uint64_t)every == 0 || n == 17) indices[indptr[n + 1]++] = k;
+        }
+        const ptrdiff_t nnz = indptr[N], size = (ptrdiff_t)size_of(dtype);
+        array values = noise(dtype, nnz, 1, 1), x = noise(dtype, M * K, 1, 2), bias = noise(dtype, N, 1, 3);
+        array g = noise(dtype, M * N, 1, 4), gv = make(dtype, nnz);
+        const fc_csr csr = {values.data, indices, indptr, 4, N, K, nnz};
+        fc_sparse *w = fc_sparse_pack(dtype, &csr, FC_SPARSE_UPDATE), *across = fc_sparse_pack(dtype, &csr, FC_SPARSE_TRANSPOSE);
+        for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
+            const int m = batches[i];
+            array y = make(dtype, (ptrdiff_t)m * N), gx = make(dtype, (ptrdiff_t)m * K);
+            const fc_matrix xm = matrix(x, m, K), gm = matrix(g, m, N);
+            fc_matrix gxm = matrix(gx, m, K);
+            const fc_epilogue e = {.bias = bias.data, .y = y.data, .y_row = N * size};
+            failures += fc_linear_forward_sparse(dtype, &xm, w, &e, 1) != FC_OK;
+            keep(r, y);
+            const fc_upstream up = {.grad_y = &gm};
+            const fc_gradients out = {.gx = &gxm, .values = gv.data};
+            failures += fc_linear_backward_sparse(dtype, &up, &xm, w, across, &out, 1) != FC_OK;
+            keep(r, gx);
+            keep(r, gv);
+            free(y.data);
+            free(gx.data);
+        }
+        fc_sparse_free(w);
+        fc_sparse_free(across);
+        array all[] = {values, x, bias, g, gv};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++) free(all[j].data);
+        free(indices);
+    }
+}
+
 static void elementwise(fc_dtype dtype, record *r) {
     enum { N = 5003 };
     array x = make(dtype, N), g = noise(dtype, N, 2, 1), y = make(dtype, N);
@@ -301,6 +342,7 @@ static const struct {
 } parts[] = {
     {"dense", dense, {0x56793dbe4f9f5ca5u, 0xbc609bc4a4c1b6c7u}},
     {"sparse", sparse, {0x5694258253c2df89u, 0xc60e31eb7233fc45u}},
+    {"packed sparse", packed_sparse, {0x76572f5e35025cddu, 0x3a87a5590b348379u}},
     {"feedforward", feedforward, {0x9d27e90536286e31u, 0x25b0d3f90c5a0398u}},
     {"elementwise", elementwise, {0x22e48d4963b9ec89u, 0xf1c40e89636adfe8u}},
     {"optimisers", optimisers, {0x689cdd1823ab6d26u, 0xd259a49db4fa445du}},

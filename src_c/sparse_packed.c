@@ -1,0 +1,567 @@
+/* Packed sparse weights: how they are laid out, and the products with them. fastfc.h states the order of summation,
+ * kernels.h (fc_sparse_group) the layout of a segment.
+ *
+ *            k:  tile 0    tile 1    tile 2
+ *             +---------+---------+---------+
+ *     block 0 | segment | segment | segment |   A tile of x, its rows as wide as some vectors, stays in L1 while all
+ *             +---------+---------+---------+   segments below it pass over it; the sums of their outputs wait in L2.
+ *     block 1 | segment | segment | segment |   Blocks have about equal numbers of entries, so threads share them out.
+ *             +---------+---------+---------+
+ */
+#include "dispatch.h"
+#include "memory.h"
+#include "reduce.h"
+#include "threads.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct fc_sparse {
+    fc_dtype dtype;
+    ptrdiff_t n, k, nnz;
+    ptrdiff_t tile, tiles, blocks;
+    size_t places;
+    ptrdiff_t *block;        /* blocks + 1: the first row of each */
+    ptrdiff_t *segment;      /* blocks * tiles + 1: the first group of each, tile after tile of a block */
+    fc_sparse_group *groups;
+    uint16_t *steps;
+    void *values;
+    uint32_t *source;        /* NULL, or of each place: its entry in the csr's order */
+};
+
+/* ---- Packing ------------------------------------------------------------------------------------------------------ */
+
+/* Rows of entries, each entry a column and where it came from. */
+typedef struct rows {
+    int64_t *begin;          /* count + 1 places, and one of slack */
+    int64_t *column, *source;
+    ptrdiff_t count;
+} rows;
+
+static void release(rows *r) {
+    fc_free(r->begin);
+    fc_free(r->column);
+    fc_free(r->source);
+}
+
+static int64_t read_index(const void *p, int bytes, ptrdiff_t i) {
+    return bytes == 8 ? ((const int64_t *)p)[i] : ((const int32_t *)p)[i];
+}
+
+static int make_rows(rows *r, ptrdiff_t count, int64_t entries) {
+    r->count = count;
+    r->begin = fc_alloc((size_t)(count + 2) * sizeof *r->begin);
+    r->column = fc_alloc((size_t)entries * sizeof *r->column);
+    r->source = fc_alloc((size_t)entries * sizeof *r->source);
+    if (r->begin && r->column && r->source) return 1;
+    release(r);
+    return 0;
+}
+
+/* The transpose, by a counting sort: entries of a column keep the order of their rows. */
+static int turn(const rows *from, ptrdiff_t columns, rows *to) {
+    const int64_t entries = from->begin[from->count];
+    if (!make_rows(to, columns, entries)) return 0;
+    /* Counts go two places up, so that after placing each entry at begin[c + 1]++ every start stands in its place. */
+    memset(to->begin, 0, (size_t)(columns + 2) * sizeof *to->begin);
+    for (int64_t e = 0; e < entries; e++) to->begin[from->column[e] + 2]++;
+    for (ptrdiff_t c = 2; c <= columns; c++) to->begin[c] += to->begin[c - 1];
+    for (ptrdiff_t r = 0; r < from->count; r++)
+        for (int64_t e = from->begin[r]; e < from->begin[r + 1]; e++) {
+            const int64_t place = to->begin[from->column[e] + 1]++;
+            to->column[place] = r;
+            to->source[place] = from->source[e];
+        }
+    return 1;
+}
+
+/* The rows of csr, or of its transpose, with the entries of each in order of columns: turned once, or twice. */
+static int ordered(const fc_csr *csr, int transpose, rows *r) {
+    rows stored, across;
+    const int64_t entries = read_index(csr->indptr, csr->index_bytes, csr->rows);
+    if (!make_rows(&stored, csr->rows, entries)) return 0;
+    for (ptrdiff_t i = 0; i <= csr->rows; i++) stored.begin[i] = read_index(csr->indptr, csr->index_bytes, i);
+    for (int64_t e = 0; e < entries; e++) {
+        stored.column[e] = read_index(csr->indices, csr->index_bytes, e);
+        stored.source[e] = e;
+    }
+    int done = turn(&stored, csr->cols, &across);
+    release(&stored);
+    if (!done || transpose) {
+        *r = across;
+        return done;
+    }
+    done = turn(&across, csr->rows, r);
+    release(&across);
+    return done;
+}
+
+enum { BLOCK_ROWS = 256, MOST_BLOCK_ROWS = 1024, MOST_TILE = 1 << 15 };
+
+static ptrdiff_t choose_tile(ptrdiff_t n, ptrdiff_t k, int64_t entries) {
+    const double places = (double)n * (double)k, stored = (double)entries;
+    if (stored > 0.25 * places) return 96;
+    if (stored > 0.15 * places) return 128;
+    if (stored > 0.07 * places) return 192;
+    ptrdiff_t tile = 384;
+    while (tile < MOST_TILE && tile < k && stored * (double)tile < 12 * places) tile *= 2;
+    return tile < MOST_TILE ? tile : MOST_TILE;
+}
+
+/* Blocks of about equal numbers of entries and rows; in fours, so that few threads get equal shares. */
+static int choose_blocks(fc_sparse *s, const rows *r) {
+    const int64_t weight = r->begin[s->n] + s->n;
+    ptrdiff_t count = s->n / BLOCK_ROWS;
+    count = s->n < 64 ? 1 : (count + 3) / 4 * 4 + (count == 0) * 4;
+    s->block = malloc((size_t)(count + s->n / MOST_BLOCK_ROWS + 2) * sizeof *s->block);
+    if (!s->block) return 0;
+    s->block[0] = 0;
+    for (ptrdiff_t i = 1, row = 0; row < s->n; i++) {
+        const ptrdiff_t begin = row;
+        while (row < s->n && row - begin < MOST_BLOCK_ROWS &&
+               (row == begin || (double)(r->begin[row] + row) * (double)count < (double)weight * (double)i))
+            row++;
+        if (row - begin == MOST_BLOCK_ROWS) i--; /* an extra one */
+        s->block[++s->blocks] = row;
+    }
+    return 1;
+}
+
+typedef struct sorted_row {
+    int64_t entries;
+    ptrdiff_t row;
+} sorted_row;
+
+static int most_first(const void *a, const void *b) {
+    const sorted_row *x = a, *y = b;
+    return x->entries != y->entries ? (x->entries < y->entries ? 1 : -1) : (x->row > y->row) - (x->row < y->row);
+}
+
+/* The widest group that the rows from `row` on can form with at most an eighth of it padding. */
+static int widest(const sorted_row *row, ptrdiff_t left) {
+    for (int width = 8; width > 1; width /= 2) {
+        if (width > left || !row[width - 1].entries) continue;
+        int64_t padding = 0;
+        for (int j = 1; j < width; j++) padding += row[0].entries - row[j].entries;
+        if (8 * padding <= width * row[0].entries) return width;
+    }
+    return 1;
+}
+
+static int group_room(fc_sparse *s, ptrdiff_t used, ptrdiff_t *room) {
+    if (used < *room) return 1;
+    const ptrdiff_t more = 2 * *room + 64;
+    fc_sparse_group *groups = realloc(s->groups, (size_t)more * sizeof *groups);
+    if (!groups) return 0;
+    s->groups = groups;
+    *room = more;
+    return 1;
+}
+
+/* `next` holds where each row begins, and moves on from tile to tile. */
+static int lay_out(fc_sparse *s, const rows *r, int64_t *next) {
+    sorted_row row[MOST_BLOCK_ROWS];
+    ptrdiff_t groups = 0, room = 0;
+    s->segment[0] = 0;
+    for (ptrdiff_t b = 0; b < s->blocks; b++)
+        for (ptrdiff_t t = 0; t < s->tiles; t++) {
+            const ptrdiff_t first = s->block[b], count = s->block[b + 1] - first;
+            for (ptrdiff_t i = 0; i < count; i++) {
+                int64_t e = next[first + i];
+                while (e < r->begin[first + i + 1] && r->column[e] < (t + 1) * s->tile) e++;
+                row[i] = (sorted_row){e - next[first + i], i};
+            }
+            qsort(row, (size_t)count, sizeof *row, most_first);
+            for (ptrdiff_t i = 0; i < count && row[i].entries;) {
+                if (!group_room(s, groups, &room)) return 0;
+                fc_sparse_group *g = &s->groups[groups++];
+                *g = (fc_sparse_group){.at = (uint32_t)s->places, .count = (uint32_t)row[i].entries,
+                                       .width = (uint16_t)widest(row + i, count - i)};
+                for (int j = 0; j < g->width; j++, i++) {
+                    g->row[j] = (uint16_t)row[i].row;
+                    int64_t *e = &next[first + row[i].row];
+                    for (int64_t step = 0; step < g->count; step++) {
+                        const size_t place = s->places + (size_t)(step * g->width + j);
+                        const int stored = step < row[i].entries;
+                        s->steps[place] = (uint16_t)(stored ? r->column[*e] - t * s->tile : s->tile);
+                        s->source[place] = stored ? (uint32_t)r->source[(*e)++] : FC_PADDING;
+                    }
+                }
+                s->places += (size_t)g->count * g->width;
+            }
+            s->segment[b * s->tiles + t + 1] = groups;
+        }
+    return 1;
+}
+
+fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
+    const int64_t entries = read_index(csr->indptr, csr->index_bytes, csr->rows);
+    const int transpose = flags & FC_SPARSE_TRANSPOSE;
+    if (entries > INT32_MAX) return NULL;
+    rows r;
+    if (!ordered(csr, transpose, &r)) return NULL;
+    int64_t *next = NULL;
+    fc_sparse *s = calloc(1, sizeof *s);
+    if (!s) goto failed;
+    s->dtype = dtype;
+    s->n = r.count;
+    s->k = transpose ? csr->rows : csr->cols;
+    s->nnz = entries;
+    s->tile = choose_tile(s->n, s->k, entries);
+    s->tiles = (s->k + s->tile - 1) / s->tile;
+    /* Padding is at most an eighth of a group. */
+    const size_t most = (size_t)entries * 8 / 7 + 8;
+    next = malloc((size_t)(s->n + 1) * sizeof *next);
+    s->steps = malloc(most * sizeof *s->steps);
+    s->source = malloc(most * sizeof *s->source);
+    if (!next || !s->steps || !s->source || !choose_blocks(s, &r)) goto failed;
+    s->segment = malloc((size_t)(s->blocks * s->tiles + 1) * sizeof *s->segment);
+    if (!s->segment) goto failed;
+    memcpy(next, r.begin, (size_t)s->n * sizeof *next);
+    if (!lay_out(s, &r, next)) goto failed;
+    s->values = fc_map(s->places * (size_t)fc_size(dtype));
+    if (!s->values) goto failed;
+    fc_sparse_update(s, csr->values, 1);
+    /* What is not needed goes back. A smaller piece that can't be had leaves the larger one in use. */
+    void *smaller = realloc(s->steps, (s->places + 1) * sizeof *s->steps);
+    if (smaller) s->steps = smaller;
+    if (!(flags & FC_SPARSE_UPDATE)) {
+        free(s->source);
+        s->source = NULL;
+    } else if ((smaller = realloc(s->source, (s->places + 1) * sizeof *s->source))) {
+        s->source = smaller;
+    }
+    if ((smaller = realloc(s->groups, (size_t)(s->segment[s->blocks * s->tiles] + 1) * sizeof *s->groups))) s->groups = smaller;
+    free(next);
+    release(&r);
+    return s;
+failed:
+    free(next);
+    release(&r);
+    fc_sparse_free(s);
+    return NULL;
+}
+
+void fc_sparse_free(fc_sparse *s) {
+    if (!s) return;
+    if (s->values) fc_unmap(s->values, s->places * (size_t)fc_size(s->dtype));
+    free(s->block);
+    free(s->segment);
+    free(s->groups);
+    free(s->steps);
+    free(s->source);
+    free(s);
+}
+
+size_t fc_sparse_bytes(const fc_sparse *s) {
+    const size_t segments = (size_t)(s->blocks * s->tiles);
+    return s->places * ((size_t)fc_size(s->dtype) + sizeof *s->steps + (s->source ? sizeof *s->source : 0)) +
+           (size_t)s->segment[segments] * sizeof *s->groups + (segments + 1) * sizeof *s->segment +
+           (size_t)(s->blocks + 1) * sizeof *s->block;
+}
+
+ptrdiff_t fc_sparse_tile(const fc_sparse *s) { return s->tile; }
+double fc_sparse_padding(const fc_sparse *s) { return s->nnz ? (double)s->places / (double)s->nnz : 1; }
+
+/* ---- Values ------------------------------------------------------------------------------------------------------- */
+
+typedef struct update {
+    const fc_sparse *sparse;
+    const void *values;
+} update;
+
+enum { UPDATE_UNIT = 1 << 16 }; /* places at a time */
+
+static void update_unit(void *context, int thread, ptrdiff_t unit) {
+    const update *u = context;
+    const fc_sparse *s = u->sparse;
+    const size_t begin = (size_t)unit * UPDATE_UNIT, left = s->places - begin, end = begin + (left < UPDATE_UNIT ? left : UPDATE_UNIT);
+    (void)thread;
+    if (s->dtype == FC_F32)
+        for (size_t i = begin; i < end; i++)
+            ((float *)s->values)[i] = s->source[i] == FC_PADDING ? -0.0f : ((const float *)u->values)[s->source[i]];
+    else
+        for (size_t i = begin; i < end; i++)
+            ((double *)s->values)[i] = s->source[i] == FC_PADDING ? -0.0 : ((const double *)u->values)[s->source[i]];
+}
+
+void fc_sparse_update(fc_sparse *s, const void *values, int threads) {
+    update u = {s, values};
+    fc_parallel_for(fc_team_for((double)s->places * 8, threads), (ptrdiff_t)((s->places + UPDATE_UNIT - 1) / UPDATE_UNIT),
+                    update_unit, &u);
+}
+
+void fc_sparse_unpack(const fc_sparse *s, void *values, int64_t *indices, int64_t *indptr) {
+    const size_t size = (size_t)fc_size(s->dtype);
+    memset(indptr, 0, (size_t)(s->n + 1) * sizeof *indptr);
+    /* First the rows are counted, one place up; then each begins where those before it end, and moves on as it is filled. */
+    for (int fill = 0; fill < 2; fill++) {
+        for (ptrdiff_t b = 0; b < s->blocks; b++)
+            for (ptrdiff_t i = s->segment[b * s->tiles]; i < s->segment[(b + 1) * s->tiles]; i++) {
+                const fc_sparse_group *g = &s->groups[i];
+                ptrdiff_t t = 0; /* the segment that holds group i */
+                if (fill)
+                    while (s->segment[b * s->tiles + t + 1] <= i) t++;
+                for (int j = 0; j < g->width; j++) {
+                    const ptrdiff_t row = s->block[b] + g->row[j];
+                    for (size_t place = g->at + (size_t)j; place < g->at + (size_t)g->count * g->width; place += g->width) {
+                        if (s->steps[place] == s->tile) break;
+                        if (fill) {
+                            indices[indptr[row]] = t * s->tile + s->steps[place];
+                            memcpy((char *)values + (size_t)indptr[row] * size, (char *)s->values + place * size, size);
+                        }
+                        indptr[fill ? row : row + 1]++;
+                    }
+                }
+            }
+        if (!fill)
+            for (ptrdiff_t row = 0; row < s->n; row++) indptr[row + 1] += indptr[row];
+    }
+    memmove(indptr + 1, indptr, (size_t)s->n * sizeof *indptr);
+    indptr[0] = 0;
+}
+
+/* ---- Forward ------------------------------------------------------------------------------------------------------ */
+
+/* The sums of a range of outputs share L2 with what passes through it. */
+enum { RANGE_BYTES = 256 << 10, FINISH_ROWS = 64 };
+
+/* Columns of the batch that are worked on together. */
+typedef struct strip {
+    ptrdiff_t begin, columns;
+    int vecs;
+} strip;
+
+typedef struct product {
+    const fc_kernels *kernels;
+    const fc_sparse *sparse;
+    const fc_matrix *x;
+    const fc_epilogue *epilogue;
+    ptrdiff_t lanes, widest;     /* elements of a vector, vectors of the widest strip */
+    ptrdiff_t ranges, strips;
+    ptrdiff_t most_rows;         /* of a range of blocks */
+    char *workspace;
+    size_t x_bytes, sum_bytes, across_bytes;
+} product;
+
+/* Full strips, and then as few as cover the rest: 3 vectors count as 4, 7 as 8. */
+static strip strip_at(const product *p, ptrdiff_t i) {
+    const ptrdiff_t wide = p->widest * p->lanes, full = p->x->rows / wide;
+    if (i < full) return (strip){i * wide, wide, (int)p->widest};
+    strip s = {.begin = full * wide};
+    for (ptrdiff_t at = full; at <= i; at++) {
+        s.begin += s.columns;
+        const ptrdiff_t left = p->x->rows - s.begin, vecs = (left + p->lanes - 1) / p->lanes;
+        s.vecs = vecs >= 7 ? 8 : vecs >= 3 ? 4 : (int)vecs;
+        if (s.vecs > p->widest) s.vecs = (int)p->widest;
+        s.columns = left < s.vecs * p->lanes ? left : s.vecs * p->lanes;
+        if (left == 1) s.vecs = 0; /* scalars */
+    }
+    return s;
+}
+
+static ptrdiff_t count_strips(const product *p) {
+    ptrdiff_t strips = p->x->rows / (p->widest * p->lanes);
+    for (ptrdiff_t done = strips * p->widest * p->lanes; done < p->x->rows; done += strip_at(p, strips++).columns) {}
+    return strips;
+}
+
+static ptrdiff_t range_begin(const product *p, ptrdiff_t i) { return p->sparse->blocks * i / p->ranges; }
+
+/* x's columns of this strip, as rows of the tile. */
+static void take_tile(const product *p, const strip *s, ptrdiff_t t, char *tile) {
+    const fc_matrix *x = p->x;
+    const ptrdiff_t begin = t * p->sparse->tile, left = x->cols - begin;
+    const ptrdiff_t length = left < p->sparse->tile ? left : p->sparse->tile;
+    fc_pack_job job = {
+        .src = (const char *)x->data + s->begin * x->row_stride + begin * x->col_stride, .src_j = x->row_stride,
+        .src_k = x->col_stride, .dst = tile, .step = s->vecs * p->lanes, .n = s->columns, .k = length,
+    };
+    if (!s->vecs) { /* one row, copied as it is */
+        job.src_j = x->col_stride;
+        job.step = job.n = length;
+        job.k = 1;
+    }
+    p->kernels->pack[p->sparse->dtype](&job);
+}
+
+static void finish(const product *p, const strip *s, const char *sum, char *across, ptrdiff_t begin, ptrdiff_t end) {
+    const fc_dtype dtype = p->sparse->dtype;
+    const ptrdiff_t size = fc_size(dtype), step = s->vecs ? s->vecs * p->lanes : 1;
+    for (ptrdiff_t row = begin; row < end; row += FINISH_ROWS, sum += FINISH_ROWS * step * size) {
+        fc_finish_job job = {
+            .sum = sum, .epilogue = p->epilogue, .row = s->begin, .col = row, .m = s->columns,
+            .n = end - row < FINISH_ROWS ? end - row : FINISH_ROWS,
+        };
+        /* y comes from far away, a few lines of each row: fetched while the sums are turned. */
+        for (ptrdiff_t m = 0; m < job.m; m++)
+            for (ptrdiff_t line = 0; line < job.n * size; line += 64)
+                __builtin_prefetch((char *)p->epilogue->y + (job.row + m) * p->epilogue->y_row + row * size + line, 1);
+        if (s->vecs) {
+            fc_pack_job turn = {
+                .src = sum, .src_j = step * size, .src_k = size, .dst = across, .step = FINISH_ROWS, .n = job.n, .k = s->columns,
+            };
+            p->kernels->pack[dtype](&turn);
+            job.sum = across;
+            job.sum_row = FINISH_ROWS;
+        }
+        p->kernels->finish[dtype](&job);
+    }
+}
+
+static void product_unit(void *context, int thread, ptrdiff_t unit) {
+    const product *p = context;
+    const fc_sparse *w = p->sparse;
+    const fc_dtype dtype = w->dtype;
+    const ptrdiff_t size = fc_size(dtype);
+    const strip s = strip_at(p, unit / p->ranges);
+    const ptrdiff_t first = range_begin(p, unit % p->ranges), last = range_begin(p, unit % p->ranges + 1);
+    const ptrdiff_t step = s.vecs ? s.vecs * p->lanes : 1, begin = w->block[first], end = w->block[last];
+    char *tile = p->workspace + (size_t)thread * (p->x_bytes + p->sum_bytes + p->across_bytes);
+    char *sum = tile + p->x_bytes, *across = sum + p->sum_bytes;
+    memset(sum, 0, (size_t)((end - begin) * step * size));
+    /* The last vectors of a strip may be nobody's, and the row behind a tile belongs to padding. */
+    memset(tile, 0, (size_t)((w->tile < w->k ? w->tile : w->k) * step * size));
+    memset(tile + w->tile * step * size, 0, (size_t)(step * size));
+    for (ptrdiff_t t = 0; t < w->tiles; t++) {
+        take_tile(p, &s, t, tile);
+        for (ptrdiff_t b = first; b < last; b++) {
+            const ptrdiff_t *segment = w->segment + b * w->tiles + t;
+            fc_tiled_job job = {
+                .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps, .values = w->values,
+                .x = tile, .vecs = s.vecs, .sum = sum + (w->block[b] - begin) * step * size,
+            };
+            p->kernels->tiled[dtype](&job);
+        }
+    }
+    finish(p, &s, sum, across, begin, end);
+}
+
+fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
+                                   int threads) {
+    if (!x->rows || !w->n) return FC_OK;
+    const fc_kernels *kernels = fc_current();
+    const ptrdiff_t size = fc_size(dtype), lanes = kernels->lanes[dtype];
+    product p = {.kernels = kernels, .sparse = w, .x = x, .epilogue = epilogue, .lanes = lanes};
+    /* A tile of 96 or 128 steps fills L1 when it is 256 bytes wide; the longest ones take what L2 can give. */
+    const ptrdiff_t bytes = w->tile <= 192 ? 256 : 128;
+    p.widest = bytes / (lanes * size) < 8 ? bytes / (lanes * size) : 8;
+    const ptrdiff_t step = p.widest * lanes;
+    p.strips = count_strips(&p);
+    const int team = fc_team_for((double)(w->nnz + w->n) * (double)x->rows, threads);
+    p.ranges = (w->n * step * size + RANGE_BYTES - 1) / RANGE_BYTES;
+    if (team > 1 && p.ranges * p.strips < 4 * team) p.ranges = (4 * team + p.strips - 1) / p.strips;
+    if (p.ranges > w->blocks) p.ranges = w->blocks;
+    for (ptrdiff_t i = 0; i < p.ranges; i++) {
+        const ptrdiff_t rows = w->block[range_begin(&p, i + 1)] - w->block[range_begin(&p, i)];
+        if (p.most_rows < rows) p.most_rows = rows;
+    }
+    p.x_bytes = (size_t)((w->tile + 1) * step * size + 63) / 64 * 64;
+    p.sum_bytes = (size_t)(p.most_rows * step * size + 63) / 64 * 64;
+    p.across_bytes = (size_t)(FINISH_ROWS * step * size);
+    const ptrdiff_t units = p.ranges * p.strips;
+    p.workspace = fc_alloc((size_t)(team < units ? team : units) * (p.x_bytes + p.sum_bytes + p.across_bytes));
+    if (!p.workspace) return FC_NO_MEMORY;
+    fc_parallel_for(team, units, product_unit, &p);
+    fc_free(p.workspace);
+    return FC_OK;
+}
+
+/* ---- Backward ----------------------------------------------------------------------------------------------------- */
+
+typedef struct stored {
+    const fc_kernels *kernels;
+    const fc_sparse *sparse;
+    const fc_matrix *grad, *x;
+    void *out;
+    int accumulate;
+    ptrdiff_t step;              /* batch rows of a block, padded to 16 */
+    char *workspace;
+    size_t g_bytes, x_bytes;
+} stored;
+
+/* Columns begin .. end - 1 of m rows of src, from `row` on, as rows of `step` elements; +0 from m on. */
+static void take_columns(const stored *p, const fc_matrix *src, ptrdiff_t row, ptrdiff_t m, ptrdiff_t begin, ptrdiff_t end,
+                         char *dst) {
+    const fc_dtype dtype = p->sparse->dtype;
+    if (m % 16) memset(dst, 0, (size_t)((end - begin) * p->step * fc_size(dtype)));
+    fc_pack_job job = {
+        .src = (const char *)src->data + row * src->row_stride + begin * src->col_stride, .src_j = src->row_stride,
+        .src_k = src->col_stride, .dst = dst, .step = p->step, .n = m, .k = end - begin,
+    };
+    p->kernels->pack[dtype](&job);
+}
+
+/* One block of rows, all of the batch: each entry is written by one thread alone, block of the batch after block. */
+static void stored_unit(void *context, int thread, ptrdiff_t b) {
+    const stored *p = context;
+    const fc_sparse *w = p->sparse;
+    char *g = p->workspace + (size_t)thread * (p->g_bytes + p->x_bytes), *x = g + p->g_bytes;
+    for (ptrdiff_t row = 0; row < p->grad->rows; row += FC_BLOCK) {
+        const ptrdiff_t m = p->grad->rows - row < FC_BLOCK ? p->grad->rows - row : FC_BLOCK;
+        take_columns(p, p->grad, row, m, w->block[b], w->block[b + 1], g);
+        for (ptrdiff_t t = 0; t < w->tiles; t++) {
+            const ptrdiff_t begin = t * w->tile, end = begin + w->tile < w->k ? begin + w->tile : w->k;
+            const ptrdiff_t *segment = w->segment + b * w->tiles + t;
+            if (segment[0] == segment[1]) continue;
+            take_columns(p, p->x, row, m, begin, end, x);
+            fc_tiled_grad_job job = {
+                .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps, .source = w->source,
+                .g = g, .x = x, .step = p->step, .m = (m + 15) / 16 * 16, .out = p->out, .add = row > 0 || p->accumulate,
+            };
+            p->kernels->tiled_grad[w->dtype](&job);
+        }
+    }
+}
+
+static fc_status stored_gradient(const fc_kernels *kernels, const fc_matrix *grad, const fc_matrix *x, const fc_sparse *w,
+                                 void *values, int accumulate, int threads) {
+    const ptrdiff_t size = fc_size(w->dtype), m = grad->rows;
+    if (!m || !w->nnz) {
+        if (!accumulate) memset(values, 0, (size_t)(w->nnz * size));
+        return FC_OK;
+    }
+    stored p = {.kernels = kernels, .sparse = w, .grad = grad, .x = x, .out = values, .accumulate = accumulate};
+    p.step = m < FC_BLOCK ? (m + 15) / 16 * 16 : FC_BLOCK;
+    void *sum = NULL;
+    /* With several blocks the sum is finished before it is added to what stands there. */
+    if (accumulate && m > FC_BLOCK) {
+        p.out = sum = fc_alloc((size_t)(w->nnz * size));
+        p.accumulate = 0;
+        if (!sum) return FC_NO_MEMORY;
+    }
+    ptrdiff_t most = 0;
+    for (ptrdiff_t b = 0; b < w->blocks; b++)
+        if (most < w->block[b + 1] - w->block[b]) most = w->block[b + 1] - w->block[b];
+    p.g_bytes = (size_t)(most * p.step * size + 63) / 64 * 64;
+    p.x_bytes = (size_t)((w->tile < w->k ? w->tile : w->k) * p.step * size + 63) / 64 * 64;
+    const int team = fc_team_for((double)w->nnz * (double)m, threads);
+    p.workspace = fc_alloc((size_t)team * (p.g_bytes + p.x_bytes));
+    if (p.workspace) fc_parallel_for(team, w->blocks, stored_unit, &p);
+    const fc_status status = p.workspace ? FC_OK : FC_NO_MEMORY;
+    if (sum && !status) {
+        const fc_epilogue add = {.residual = values, .y = values};
+        fc_finish_job job = {.sum = sum, .epilogue = &add, .m = 1, .n = w->nnz};
+        kernels->finish[w->dtype](&job);
+    }
+    fc_free(p.workspace);
+    fc_free(sum);
+    return status;
+}
+
+fc_status fc_linear_backward_sparse(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_sparse *w,
+                                    const fc_sparse *transposed, const fc_gradients *out, int threads) {
+    const fc_kernels *kernels = fc_current();
+    fc_matrix grad;
+    void *owned;
+    fc_status status = fc_upstream_rows(kernels, dtype, up, threads, &grad, &owned);
+    if (status) return status;
+    if (out->gx) {
+        const fc_epilogue epilogue = {.y = out->gx->data, .y_row = out->gx->row_stride};
+        status = fc_linear_forward_sparse(dtype, &grad, transposed, &epilogue, threads);
+    }
+    if (!status && out->values) status = stored_gradient(kernels, &grad, x, w, out->values, out->accumulate, threads);
+    if (!status && out->gb) fc_column_sums(kernels, dtype, &grad, out->gb, out->accumulate, threads);
+    fc_free(owned);
+    return status;
+}
