@@ -37,8 +37,8 @@ def fastfc_steps(widths, steps):
     rng = np.random.default_rng(0)
     a, b, c, d = widths
     model = fastfc.Sequential(
-        fastfc.Linear(a, b, rng=rng), fastfc.ReLU(), fastfc.Dropout(0.5),
-        fastfc.Linear(b, c, rng=rng), fastfc.ReLU(), fastfc.Dropout(0.5),
+        fastfc.Linear(a, b, rng=rng), fastfc.ReLU(), fastfc.Dropout(0.5, rng=rng),
+        fastfc.Linear(b, c, rng=rng), fastfc.ReLU(), fastfc.Dropout(0.5, rng=rng),
         fastfc.Linear(c, d, rng=rng))
     optimizer = fastfc.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     x, y = features(a, BATCH)

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from fastfc import _core, runtime
-from fastfc.functional import linear, linear_backward, pack
+from fastfc.functional import linear, linear_backward
 from fastfc.losses import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from fastfc.module import Parameter
 from fastfc.optim import SGD, Adagrad, Adam, RMSprop
-from fastfc.sparse import CSR
+from fastfc.packing import pack
+from fastfc.sparse import CSR, PackedCSR, sparse_matmul
 
 __all__ = ["SelfTest", "selftest"]
 
@@ -286,6 +287,31 @@ def _sparse(dtype):  # spmm, sddmm, finish, pack, column_sum
         x, csr, activation="silu"
     )
     yield "gradient of the entries, random", linear_backward(g, x, csr)[1], None
+
+
+@_check
+def _sparse_packed(dtype):  # tiled, tiled_grad, spmm_t
+    m, n, k = 21, 75, 400
+    wi = np.where(np.random.default_rng(1).random((n, k)) < 0.3, _integers(2, n, k), 0)
+    rows, cols = np.nonzero(wi)
+    csr = CSR(wi[rows, cols].astype(dtype), cols, np.searchsorted(rows, np.arange(n + 1)), (n, k))
+    xi, bi, gi = _integers(3, m, k), _integers(4, n), _integers(6, m, n)
+    x, b, g = (a.astype(dtype) for a in (xi, bi, gi))
+    packed, trained = pack(csr), PackedCSR(csr.data, (csr.indices, csr.indptr, csr.shape))
+    yield "forward", linear(x, packed, b, activation="relu"), np.maximum(xi @ wi.T + bi, 0)
+    yield "unpack", packed.unpack().data, csr.data
+    gx, gv, _ = linear_backward(g, x, trained)
+    yield "gradient of x", gx, gi @ wi
+    yield "gradient of the entries", gv, (gi.T @ xi)[rows, cols]
+    yield "dense by sparse", sparse_matmul(g, csr), gi @ wi
+    x, g = _gaussian(8, (200, k), dtype), _gaussian(9, (200, n), dtype)
+    y = linear(x, packed, activation="silu")
+    yield "random", y, None
+    yield "row by row, random", np.concatenate([linear(row[None], packed, activation="silu") for row in x]), y
+    gx, gv, _ = linear_backward(g, x, trained)
+    yield "gradient of x, random", gx, None
+    yield "gradient of the entries, random", gv, None
+    yield "dense by sparse, random", sparse_matmul(g, csr), None
 
 
 @_check

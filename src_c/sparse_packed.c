@@ -211,7 +211,7 @@ fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
     s->tiles = (s->k + s->tile - 1) / s->tile;
     /* Padding is at most an eighth of a group. */
     const size_t most = (size_t)entries * 8 / 7 + 8;
-    next = malloc((size_t)(s->n + 1) * sizeof *next);
+    next = fc_alloc((size_t)(s->n + 1) * sizeof *next);
     s->steps = malloc(most * sizeof *s->steps);
     s->source = malloc(most * sizeof *s->source);
     if (!next || !s->steps || !s->source || !choose_blocks(s, &r)) goto failed;
@@ -232,11 +232,11 @@ fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
         s->source = smaller;
     }
     if ((smaller = realloc(s->groups, (size_t)(s->segment[s->blocks * s->tiles] + 1) * sizeof *s->groups))) s->groups = smaller;
-    free(next);
+    fc_free(next);
     release(&r);
     return s;
 failed:
-    free(next);
+    fc_free(next);
     release(&r);
     fc_sparse_free(s);
     return NULL;

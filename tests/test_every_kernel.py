@@ -55,6 +55,20 @@ def of_csr(dtype, m, n, k, change, what):
     return [fastfc.linear(csr, x), *fastfc.linear_backward(change(np.array(grad.T)), csr, x)[1:]]
 
 
+def of_packed_sparse(dtype, m, n, k, change):
+    csr = fastfc.CSR(*random_csr(np.random.default_rng(5), (n, k), dtype, 0.4, repeats=False))
+    layer = fastfc.SparseLinear.from_csr(csr, seeded(n, dtype, 3))
+    return [
+        fastfc.linear(change(seeded((m, k), dtype)), fastfc.pack(csr), activation="silu"),
+        *with_gradient(layer, change(seeded((m, k), dtype)), change(seeded((m, n), dtype, 1))),
+    ]
+
+
+def of_sparse_product(dtype, m, n, k, change):
+    csr = fastfc.CSR(*random_csr(np.random.default_rng(5), (k, n), dtype, 0.4, repeats=True))
+    return [fastfc.sparse_matmul(change(seeded((m, k), dtype)), csr)]
+
+
 #: Each: the kernels that it runs, and (m, n, dtype, change) -> arrays; `change` brings an operand into some memory.
 def operations():
     def linear(m, n, d, c):
@@ -116,6 +130,8 @@ def operations():
         "packed": ("gemm pack", packed),
         "backward": ("gemm pack column_sum activation_grad", backward),
         "csr weight": ("spmm sddmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "weight")),
+        "packed sparse weight": ("tiled tiled_grad", lambda m, n, d, c: of_packed_sparse(d, m, n, 23, c)),
+        "dense by csr": ("spmm_t", lambda m, n, d, c: of_sparse_product(d, m, n, 23, c)),
         "csr x": ("spmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "x")),
         "CrossEntropyLoss": ("cross_entropy", loss("CrossEntropyLoss", label_smoothing=0.1)),
         "MSELoss": ("pointwise_loss", loss("MSELoss")),

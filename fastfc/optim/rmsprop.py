@@ -48,9 +48,7 @@ class RMSprop(Optimizer):
 
     Examples
     --------
-    >>> from numbers import Real
-
-import numpy as np, fastfc
+    >>> import numpy as np, fastfc
     >>> p = fastfc.Parameter(np.ones(2, dtype=np.float32))
     >>> opt = fastfc.optim.RMSprop([p], lr=0.5, alpha=0)
     >>> p.grad = np.float32([1, -100])
