@@ -40,7 +40,7 @@ class States(RuleBasedStateMachine):
     def begin(self, kind):
         self.kind = kind
         self.model, self.twin = model_of(kind, 0), model_of(kind, 0)
-        self.evaluating, self.packs, self.snapshot = False, [], None
+        self.evaluating, self.packs, self.snapshot, self.structure = False, [], None, "plain"
         self.rng = np.random.default_rng(0)
 
     def teardown(self):
@@ -88,6 +88,25 @@ class States(RuleBasedStateMachine):
         else:
             p.data[...] = q.data[...] = 0.5
 
+    @precondition(lambda self: not self.evaluating and self.structure != "sparse")
+    @rule(sparsity=st.sampled_from([0.0, 0.5, 0.9]), how=st.sampled_from(["l1_unstructured", "ln_structured", "blocks"]))
+    def prune(self, sparsity, how):
+        for model in (self.model, self.twin):
+            getattr(fastfc.prune, how)(model, sparsity)
+        self.structure, self.snapshot = "masked", None
+
+    @precondition(lambda self: not self.evaluating and self.structure == "masked")
+    @rule(what=st.sampled_from(["remove", "to_sparse"]))
+    def finish_pruning(self, what):
+        """A layer with an activation of its own has no sparse form, and says so."""
+        if what == "to_sparse" and self.kind == "dense":
+            with pytest.raises(ValueError, match="activation"):
+                fastfc.prune.to_sparse(self.model)
+            return
+        for model in (self.model, self.twin):
+            getattr(fastfc.prune, what)(model)
+        self.structure, self.snapshot = "plain" if what == "remove" else "sparse", None
+
     @rule()
     def keep(self):
         self.snapshot = self.model.state_dict()
@@ -117,7 +136,7 @@ class States(RuleBasedStateMachine):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "model" + suffix)
             fastfc.save(path, self.model)
-            if self.kind == "sparse":
+            if self.kind == "sparse" or self.structure != "plain":  # a structure that the constructor does not make
                 self.model.load_state_dict(fastfc.load(path))
                 return
             self.model = model_of(self.kind, 7).train(not self.evaluating)
@@ -134,8 +153,9 @@ class States(RuleBasedStateMachine):
     @rule()
     def pack(self):
         """A pack is of the weight as it was, whatever becomes of the model."""
-        weight = next(p.data for p in self.model.parameters() if p.data.ndim == 2)
-        self.packs.append((fastfc.pack(weight), weight.copy()))
+        weight = next((p.data for p in self.model.parameters() if p.data.ndim == 2), None)
+        if weight is not None:
+            self.packs.append((fastfc.pack(weight), weight.copy()))
 
     @precondition(lambda self: self.packs)
     @rule(rows=st.integers(0, 40), which=st.integers(0, 20))
@@ -184,8 +204,6 @@ class States(RuleBasedStateMachine):
             os.kill(child, 9)
         os.waitpid(child, 0)
         assert answer == b"1"
-
-    # Pruning has its place here: a rule that prunes model and twin alike and goes on.
 
     # -- what holds after each ---------------------------------------------------------------------------------------
 
