@@ -272,7 +272,7 @@ def sparse_matmul(a, b, *, threads=None):
     shape = sparse.shape
     inner = dense.shape[0 if left else -1]
     if len(shape) != 2 or shape[1 if left else 0] != inner:
-        raise ValueError(f"{function}(): shapes {a.shape} and {b.shape} do not fit")
+        raise ValueError(f"{function}(): the shapes {a.shape} of a and {b.shape} of b do not fit")
     functional._same_dtype(function, "b", b.dtype, "a", a.dtype)
     checked = isinstance(sparse, CSR)
     rows = sparse if checked else CSR._of(*_check(
@@ -283,7 +283,8 @@ def sparse_matmul(a, b, *, threads=None):
         matrix = matrix.copy()
     columns = matrix.shape[1]
     out = np.zeros((shape[0 if left else 1], columns), dense.dtype)
-    if not _core.sparse_product(rows, left == csc, matrix, out, threads):
+    # C looks at the indices that it meets; there are none to meet where an operand is empty.
+    if not _core.sparse_product(rows, left == csc, matrix, out, threads) or not (matrix.size and out.size):
         _check_structure(function, name + ".", rows.indices, rows.indptr, rows.shape)
     if dense.ndim == 1:
         return out.reshape(-1)

@@ -140,6 +140,8 @@ class Scipy:
     def __init__(self, data, indices, indptr, shape):
         self.data, self.indices, self.indptr, self.shape = data, indices, indptr, shape
 
+    dtype = property(lambda self: self.data.dtype)
+
     def tocsr(self):
         return self
 
@@ -480,6 +482,64 @@ def pack(c):
             same(pickle.loads(pickle.dumps(packed)).unpack(), weight, weight.shape)
 
     return fastfc.pack, {"weight": weight}, {"weight": (*ARRAY, more_axes, no_axes)}, check
+
+
+def bad_entries(c, given):
+    """A structure that lies, in no other form: for what takes those too."""
+    while True:
+        out = bad_csr(c, given)
+        if getattr(out, "format", None) == "csr":
+            return out
+
+
+def exact(parts):
+    """The matrix in float64."""
+    data, indices, indptr, shape = parts
+    full = np.zeros(shape)
+    for row in range(shape[0]):
+        np.add.at(full[row], indices[indptr[row] : indptr[row + 1]], data[indptr[row] : indptr[row + 1]])
+    return full
+
+
+def packed_sparse(c):
+    n, k, m = c.size(100), c.size(100), c.size()
+    given, parts = c.csr(n, k)
+    x = c.array((m, k))
+    threads = c.pick((1, 2, 3))
+
+    def call(weight, x):
+        return fastfc.pack(weight), fastfc.linear(x, fastfc.pack(weight), threads=threads)
+
+    def check(result):
+        packed, y = result
+        expect(packed.shape == (n, k) and packed.nnz == parts[2][-1], repr(packed))
+        if c.values is integers:
+            same(y, (x.astype(float) @ exact(parts).T).astype(c.dtype) + 0, (m, n))
+        for row in range(min(m, 3)):
+            same(fastfc.linear(x[row : row + 1], packed), y[row : row + 1], (1, n))
+        same(fastfc.linear(x, pickle.loads(pickle.dumps(packed))), y, (m, n))
+
+    return call, {"weight": given, "x": x}, {"weight": (bad_entries,), "x": (*ARRAY, last_longer, other_float)}, check
+
+
+def sparse_product(c):
+    m, k, n = c.size(), c.size(100), c.size()
+    left = c.chance(0.5)
+    given, parts = c.csr(*((m, k) if left else (k, n)))
+    dense = c.array((k, n) if left else (m, k))
+    a, b = (given, dense) if left else (dense, given)
+
+    def check(y):
+        if c.values is integers:
+            full = exact(parts)
+            same(y, (full @ dense if left else dense @ full).astype(c.dtype) + 0, (m, n))
+        same(fastfc.sparse_matmul(a, b, threads=1), y, (m, n))
+
+    malformed = {
+        "a" if left else "b": (bad_entries,),
+        "b" if left else "a": (bad_dtype, other_float, lambda c, a: a[None]),
+    }
+    return fastfc.sparse_matmul, {"a": a, "b": b, "threads": c.pick((1, 2, 3, None))}, malformed, check
 
 
 def csr(c):
@@ -1009,12 +1069,15 @@ NOT_AT_RANDOM = {
     "Optimizer": "a base",
     "LambdaLR": "calls what it is given, whose errors are its own",
     "PackedWeight": "made by pack",
+    "PackedSparse": "made by pack",
+    "Report": "made by report",
+    "report": "measures",
 }
 
 
 def public():
     found = {}
-    for space in (fastfc, fastfc.optim, fastfc.init, fastfc.activations):
+    for space in (fastfc, fastfc.optim, fastfc.init, fastfc.activations, fastfc.prune):
         for name in space.__all__:
             thing = getattr(space, name)
             if callable(thing) and name not in NOT_AT_RANDOM:
@@ -1115,6 +1178,8 @@ TARGETS = {
     linear_backward: 20,
     pack: 4,
     csr: 6,
+    packed_sparse: 6,
+    sparse_product: 6,
     activation: 8,
     loss: 8,
     layer: 10,

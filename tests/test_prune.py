@@ -516,6 +516,11 @@ def test_sparsity_must_be_a_share(call):
     (lambda: prune.Regrow(end=5, grow="up"), ValueError, "grow must be 'gradient' or 'random', got 'up'"),
     (lambda: prune.Regrow(end=5, fraction=1.0), ValueError, r"fraction must be in \[0, 1\), got 1.0"),
     (lambda: prune.report(np.ones(3)), TypeError, "model must be a Module"),
+    (lambda: prune.is_pruned([]), TypeError, r"is_pruned\(\): model must be a Module, got list"),
+    (lambda: prune.sparsity(3), TypeError, r"sparsity\(\): model must be a Module, got int"),
+    (lambda: prune.l1_unstructured(model(), 0.5, layers=3), TypeError, "layers must be a sequence of names, got 3"),
+    (lambda: prune.ln_structured(model(), 0.5, axis=np.zeros(2)), ValueError, "axis must be 'outputs' or 'inputs'"),
+    (lambda: prune.blocks(model(), 0.5, (1, 2, 3)), TypeError, "shape must be two integers"),
     (lambda: prune.report(model(), batch=0), ValueError, "batch must be >= 1, got 0"),
     (lambda: fastfc.MaskedLinear.from_linear(fastfc.ReLU(), [[1]]), TypeError, "linear must be a Linear, got ReLU"),
 ])

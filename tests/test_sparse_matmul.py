@@ -219,8 +219,8 @@ def test_a_malformed_structure_is_refused(kind, wide, index):
     (scipy_sparse.csr_array(ONES), scipy_sparse.csr_array(ONES.T), TypeError, "got csr_array and csr_array"),
     (scipy_sparse.coo_array(ONES), ONES.T, TypeError, "a is a sparse matrix in coo format; convert it with .tocsr()"),
     (ONES.T, scipy_sparse.bsr_array(ONES), TypeError, "b is a sparse matrix in bsr format"),
-    (scipy_sparse.csr_array(ONES), ONES, ValueError, r"shapes \(3, 2\) and \(3, 2\) do not fit"),
-    (ONES, scipy_sparse.csr_array(ONES), ValueError, r"shapes \(3, 2\) and \(3, 2\) do not fit"),
+    (scipy_sparse.csr_array(ONES), ONES, ValueError, r"shapes \(3, 2\) of a and \(3, 2\) of b do not fit"),
+    (ONES, scipy_sparse.csr_array(ONES), ValueError, r"shapes \(3, 2\) of a and \(3, 2\) of b do not fit"),
     (scipy_sparse.csr_array(ONES), np.ones(3, np.float32), ValueError, "do not fit"),
     (scipy_sparse.csr_array(ONES), np.ones((2, 3)), TypeError, "b is float64, a is float32; mixed dtypes"),
     (scipy_sparse.csr_array(ONES), ONES.T.astype(int), TypeError, "b must be float32 or float64"),
@@ -252,3 +252,13 @@ def test_any_product(rows, cols, n, density, repeats, index, csc, memory, thread
         warnings.simplefilter("error")
         assert np.array_equal(fastfc.sparse_matmul(sparse, INPUTS[memory](a), threads=threads), exact @ a.astype(int))
         assert np.array_equal(fastfc.sparse_matmul(INPUTS[memory](b), sparse, threads=threads), b.astype(int) @ exact)
+
+
+@pytest.mark.parametrize("columns", [0, 3])
+@pytest.mark.parametrize("left", [True, False])
+def test_a_structure_that_lies_is_refused_beside_an_empty_operand_too(left, columns):
+    wrong = scipy_sparse.csr_array(ONES.copy())
+    wrong.indices[-1] = 7
+    dense = np.ones((wrong.shape[1], columns) if left else (columns, wrong.shape[0]), np.float32)
+    with pytest.raises(ValueError, match=r"indices\[\d+\] is 7"):
+        fastfc.sparse_matmul(wrong, dense) if left else fastfc.sparse_matmul(dense, wrong)

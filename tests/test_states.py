@@ -89,7 +89,10 @@ class States(RuleBasedStateMachine):
             p.data[...] = q.data[...] = 0.5
 
     @precondition(lambda self: not self.evaluating and self.structure != "sparse")
-    @rule(sparsity=st.sampled_from([0.0, 0.5, 0.9]), how=st.sampled_from(["l1_unstructured", "ln_structured", "blocks"]))
+    @rule(
+        sparsity=st.sampled_from([0.0, 0.5, 0.9]),
+        how=st.sampled_from(["l1_unstructured", "ln_structured", "blocks"]),
+    )
     def prune(self, sparsity, how):
         for model in (self.model, self.twin):
             getattr(fastfc.prune, how)(model, sparsity)

@@ -8,7 +8,7 @@ from fastfc.layers import Linear, MaskedLinear
 from fastfc.layers.masked import checked_mask
 from fastfc.prune.masks import Units, keep_highest, n_of_m
 from fastfc.prune.scores import checked, resolve
-from fastfc.prune.tree import fraction, places, whole
+from fastfc.prune.tree import fraction, module_of, places, whole
 
 __all__ = [
     "blocks", "custom_from_mask", "global_unstructured", "is_pruned", "l1_unstructured", "ln_structured", "n_m",
@@ -179,7 +179,7 @@ def blocks(model, sparsity, shape=(16, 1), *, scores="magnitude", together=False
     """
     try:
         height, width = shape
-    except TypeError:
+    except (TypeError, ValueError):
         raise TypeError(f"blocks(): shape must be two integers, got {shape!r}") from None
     units = Units(whole("blocks", "shape[0]", height), whole("blocks", "shape[1]", width))
     return prune_units("blocks", model, sparsity, layers=layers, scores=scores, rng=rng, units=units, together=together)
@@ -296,7 +296,8 @@ def is_pruned(model):
     >>> fastfc.prune.is_pruned(fastfc.Linear(3, 2)), fastfc.prune.is_pruned(fastfc.MaskedLinear(3, 2, sparsity=0.5))
     (False, True)
     """
-    return any(type(module) is MaskedLinear and not module.mask.all() for module in model.modules())
+    return any(type(module) is MaskedLinear and not module.mask.all()
+               for module in module_of("is_pruned", model).modules())
 
 
 def sparsity(model):
@@ -309,7 +310,7 @@ def sparsity(model):
     0.8
     """
     kept = total = 0
-    for layer in model.modules():
+    for layer in module_of("sparsity", model).modules():
         if type(layer).__name__ in ("Linear", "MaskedLinear", "SparseLinear"):
             total += layer.in_features * layer.out_features
             kept += int(layer.mask.sum()) if isinstance(layer, MaskedLinear) else layer.weight.data.size
@@ -408,7 +409,7 @@ def put_masks(model, found, masks):
 
 
 def structured_units(function, axis, largest):
-    if axis not in ("outputs", "inputs"):
+    if not isinstance(axis, str) or axis not in ("outputs", "inputs"):
         raise ValueError(f"{function}(): axis must be 'outputs' or 'inputs', got {axis!r}")
     return Units(1, None, largest) if axis == "outputs" else Units(None, 1, largest)
 

@@ -6,8 +6,7 @@ import time
 import numpy as np
 
 from fastfc.layers import Linear, MaskedLinear, SparseLinear
-from fastfc.module import Module
-from fastfc.prune.tree import places, whole
+from fastfc.prune.tree import module_of, places, whole
 from fastfc.rows import Rows
 from fastfc.sparse import CSR
 
@@ -91,8 +90,7 @@ def report(model, *, batch=64, measure=True, seconds=0.05, threads=None):
     all              77.8%          11.9 KiB     32.2%
     speed against dense at batch 64
     """
-    if not isinstance(model, Module):
-        raise TypeError(f"report(): model must be a Module, got {type(model).__name__}")
+    model = module_of("report", model)
     batch = whole("report", "batch", batch)
     rows = []
     for place in places("report", model, None, (Linear, MaskedLinear, SparseLinear)):

@@ -2,12 +2,13 @@
 
 import math
 import numbers
+from collections.abc import Iterable
 
 from fastfc.containers import Sequential
 from fastfc.layers import Linear, MaskedLinear
 from fastfc.module import Module, UninitializedParameter
 
-__all__ = ["Place", "fraction", "places", "whole"]
+__all__ = ["Place", "fraction", "module_of", "places", "whole"]
 
 
 class Place:
@@ -31,12 +32,10 @@ def places(function, model, layers=None, kinds=(Linear, MaskedLinear)):
 
     It looks into `Sequential` and into modules that are not fastfc's own: those compute with the layers they have.
     """
-    if not isinstance(model, Module):
-        raise TypeError(f"{function}(): model must be a Module, got {type(model).__name__}")
-    found = [place for place in _walk(model, "", None, "") if type(place.layer) in kinds]
+    found = [place for place in _walk(module_of(function, model), "", None, "") if type(place.layer) in kinds]
     if layers is not None:
-        if isinstance(layers, str):
-            raise TypeError(f"{function}(): layers must be a sequence of names, got the string {layers!r}")
+        if isinstance(layers, str) or not isinstance(layers, Iterable):
+            raise TypeError(f"{function}(): layers must be a sequence of names, got {layers!r}")
         wanted, known = list(layers), [place.name for place in found]
         for name in wanted:
             if name not in known:
@@ -49,6 +48,12 @@ def places(function, model, layers=None, kinds=(Linear, MaskedLinear)):
             raise ValueError(f"{function}(): layer {place.name} is uninitialised; call the model on a first batch "
                              "before")
     return found
+
+
+def module_of(function, model):
+    if not isinstance(model, Module):
+        raise TypeError(f"{function}(): model must be a Module, got {type(model).__name__}")
+    return model
 
 
 def _walk(module, name, parent, key):
