@@ -2,7 +2,6 @@
 
 import math
 import numbers
-from collections.abc import Iterable
 
 from fastfc.containers import Sequential
 from fastfc.layers import Linear, MaskedLinear
@@ -34,9 +33,13 @@ def places(function, model, layers=None, kinds=(Linear, MaskedLinear)):
     """
     found = [place for place in _walk(module_of(function, model), "", None, "") if type(place.layer) in kinds]
     if layers is not None:
-        if isinstance(layers, str) or not isinstance(layers, Iterable):
+        try:
+            wanted = None if isinstance(layers, str) else list(layers)
+        except TypeError:
+            wanted = None
+        if wanted is None:
             raise TypeError(f"{function}(): layers must be a sequence of names, got {layers!r}")
-        wanted, known = list(layers), [place.name for place in found]
+        known = [place.name for place in found]
         for name in wanted:
             if name not in known:
                 raise ValueError(f"{function}(): layers names {name!r}, the model has {', '.join(known) or 'none'}")
