@@ -1062,6 +1062,7 @@ NOT_AT_RANDOM = {
     "fit": "runs as long as it is told",
     "save": "writes where it is told",
     "checkpoint": "takes any module",
+    "spectral_norm": "iterates as often as it is told",
     "Module": "a base",
     "History": "what fit returns",
     "NonFiniteLoss": "an exception",

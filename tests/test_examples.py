@@ -75,6 +75,6 @@ def test_prune(tmp_path):
     assert [row[0] for row in rows] == ["digits", "synthetic"]
     for _, zeros, dense, pruned in rows:
         assert float(zeros) == 90 and float(pruned) >= float(dense) - 3
-    assert text.count("speed against dense at batch 64") == 2 and " csr " in text
+    assert text.count("speed against dense at batch 64") == 2 and " tiled " in text
     pytest.importorskip("matplotlib", reason="draws the picture")
     assert (tmp_path / "prune.png").read_bytes().startswith(b"\x89PNG")

@@ -6,22 +6,22 @@ import time
 import numpy as np
 
 from fastfc.layers import Linear, MaskedLinear, SparseLinear
+from fastfc.packing import pack
 from fastfc.prune.tree import module_of, places, whole
 from fastfc.rows import Rows
-from fastfc.sparse import CSR
 
 __all__ = ["Report", "report"]
 
-# Of the rate of multiply-adds of the dense kernels, what CSR's reach with a batch; and in bytes from memory with few
-# rows.
-CSR_RATE, FEW_ROWS = 0.5, 8
+# Of the rate of multiply-adds of the dense kernels, what a packed sparse weight's reach with a batch; and the number of
+# rows below which bytes from memory count.
+SPARSE_RATE, FEW_ROWS = 0.5, 8
 
 
 class Report(Rows):
     """A row a layer; prints as a table.
 
     ``report["zeros"]`` is the column of that name, ``report[0]`` the first layer as a dict. Columns: ``layer``,
-    ``shape``, ``zeros`` (share of the weight), ``format`` (``dense``, ``masked``, ``csr``, or what a packed form says),
+    ``shape``, ``zeros`` (share of the weight), ``format`` (``dense``, ``masked``, or what the packed form says),
     ``bytes`` (of the weight as inference uses it, its index included), ``dense_bytes``, ``expected`` and ``measured``
     (speed against a dense, packed layer of the same widths; above 1 is faster).
 
@@ -85,9 +85,9 @@ def report(model, *, batch=64, measure=True, seconds=0.05, threads=None):
     >>> model = fastfc.Sequential(fastfc.Linear(64, 128, rng=0), fastfc.ReLU(), fastfc.Linear(128, 10, rng=1))
     >>> prune.report(prune.to_sparse(prune.l1_unstructured(model, 0.9, layers=["0"])), measure=False)
     layer  out x in  zeros  format     bytes  of dense  expected  measured
-    0      128 x 64  90.0%  csr      6.9 KiB     21.6%      5.0x         -
+    0      128 x 64  90.0%  tiled    6.1 KiB     19.2%      5.0x         -
     2      10 x 128   0.0%  dense    5.0 KiB    100.0%      1.0x         -
-    all              77.8%          11.9 KiB     32.2%
+    all              77.8%          11.1 KiB     30.1%
     speed against dense at batch 64
     """
     model = module_of("report", model)
@@ -102,7 +102,7 @@ def report(model, *, batch=64, measure=True, seconds=0.05, threads=None):
         dense = size * dtype.itemsize
         expected = 1.0
         if isinstance(layer, SparseLinear):
-            expected = dense / max(used, 1) if batch < FEW_ROWS else CSR_RATE * size / max(kept, 1)
+            expected = dense / max(used, 1) if batch < FEW_ROWS else SPARSE_RATE * size / max(kept, 1)
         rows.append({"layer": place.name, "shape": shape, "zeros": 1 - kept / size if size else 0.0, "format": form,
                      "bytes": used, "dense_bytes": dense, "expected": expected,
                      "measured": _measured(layer, batch, seconds, threads) if measure and size else None})
@@ -119,10 +119,8 @@ def _form(layer):
     """Name and bytes of the form in which inference has the weight."""
     if isinstance(layer, (Linear, MaskedLinear)):
         return "dense" if isinstance(layer, Linear) else "masked", layer.weight.data.nbytes
-    operand = layer._operand()
-    if isinstance(operand, CSR):
-        return "csr", operand.data.nbytes + operand.indices.nbytes + operand.indptr.nbytes
-    return operand.format, operand.nbytes
+    packed = pack(layer._operand())
+    return packed.format, packed.nbytes
 
 
 def _measured(layer, batch, seconds, threads):
