@@ -194,6 +194,8 @@ def trunc_normal_(array, mean=0.0, std=1.0, a=-2.0, b=2.0, *, rng=None):
 def _truncated(rng, low, high, count):
     """`count` draws from N(0, 1) under the condition low <= x <= high."""
     nearest = min(max(0.0, low), high)
+    if abs(nearest) > 1e6:  # all of the mass lies within 1e-4 of it
+        return np.full(count, nearest)
     # Beyond these the density has fallen by exp(-40) from its largest value: less than 1e-17 of the mass.
     reach = math.sqrt(nearest * nearest + 80)
     low, high = max(low, -reach), min(high, reach)

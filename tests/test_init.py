@@ -269,3 +269,9 @@ def test_gains(arguments, gain):
 def test_init_refuses(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("a, b", [(1e300, np.inf), (np.inf, np.inf), (-np.inf, -1e160), (1e7, 2e7), (5e307, 1e308)])
+def test_trunc_normal_far_from_the_mean_ends(a, b):
+    w = init.trunc_normal_(np.empty(100), std=1e-3, a=a, b=b, rng=0)
+    assert ((w >= a) & (w <= b)).all()
