@@ -9,6 +9,7 @@
  */
 #include "dispatch.h"
 #include "gemm.h"
+#include "indices.h"
 #include "memory.h"
 #include "packed.h"
 #include "reduce.h"
@@ -18,10 +19,6 @@
 #include <string.h>
 
 /* ---- Structure ---------------------------------------------------------------------------------------------------- */
-
-static int64_t read_index(const void *p, int bytes, ptrdiff_t i) {
-    return bytes == 8 ? ((const int64_t *)p)[i] : ((const int32_t *)p)[i];
-}
 
 /* Whether all of some indices are in range. A block at a time without a branch each, and of a length that the compiler makes
  * whole vectors of. */

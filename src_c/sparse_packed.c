@@ -9,6 +9,7 @@
  *             +---------+---------+---------+
  */
 #include "dispatch.h"
+#include "indices.h"
 #include "memory.h"
 #include "reduce.h"
 #include "threads.h"
@@ -42,10 +43,6 @@ static void release(rows *r) {
     fc_free(r->begin);
     fc_free(r->column);
     fc_free(r->source);
-}
-
-static int64_t read_index(const void *p, int bytes, ptrdiff_t i) {
-    return bytes == 8 ? ((const int64_t *)p)[i] : ((const int32_t *)p)[i];
 }
 
 static int make_rows(rows *r, ptrdiff_t count, int64_t entries) {
