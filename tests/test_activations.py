@@ -162,21 +162,21 @@ def sample64(rng, n):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_stated_errors_float32(name):
+def test_stated_errors_float32(best_fma_isa, name):
     value, derivative = errors32(name, sweep32(1021))
     assert value.max() <= activations.ERRORS[name, "forward", "float32"].ulp
     assert derivative.max() <= activations.ERRORS[name, "gradient", "float32"].ulp
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_stated_errors_float64(rng, name):
+def test_stated_errors_float64(best_fma_isa, rng, name):
     value, derivative = errors64(mpmath_module(), name, sample64(rng, 300))
     assert value.max() <= activations.ERRORS[name, "forward", "float64"].ulp
     assert derivative.max() <= activations.ERRORS[name, "gradient", "float64"].ulp
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_stated_errors_are_those_at_the_stated_inputs(name):
+def test_stated_errors_are_those_at_the_stated_inputs(best_fma_isa, name):
     for i, which in enumerate(("forward", "gradient")):
         error = activations.ERRORS[name, which, "float32"]
         assert error.ulp <= LIMIT[np.dtype(np.float32)]
