@@ -388,6 +388,16 @@ def test_fastfc_in_other_clothes_is_not_a_rival():
     assert row.speedup == pytest.approx(0.5)
 
 
+def test_a_packed_sparse_weight_beside_its_dense_twin():
+    case = Case("sparse", 64, 64, 16, density=0.1)
+    cell = make_cell(case, {"fastfc": 1e-5, "fastfc-dense": 3e-5, "scipy.sparse": 4e-5})
+    row = report.row_of(cell)
+    assert (row.best, row.over_dense) == ("scipy.sparse", pytest.approx(3.0))
+    text = report.render([cell])
+    assert "× own dense" in text and "3.00×" in text
+    assert "own dense" not in report.render([make_cell(Case("csr", 64, 64, 16, density=0.1), {"fastfc": 1e-5})])
+
+
 def test_geometric_mean():
     assert report.geometric_mean([1, 4, None]) == pytest.approx(2)
     assert report.geometric_mean([]) is None
@@ -523,7 +533,7 @@ def test_quick_is_a_part_of_the_whole():
         return cli.chosen_cases(build_parser().parse_args(["bench", "--threads", "1,2", *options]))
 
     whole, quick = chosen(), chosen("--quick")
-    assert {case.kind for case in whole} == {"forward", "backward", "csr", "csr-backward"}
+    assert {case.kind for case in whole} == {"forward", "backward", "sparse", "csr", "csr-backward"}
     assert {case.key for case in quick} <= {case.key for case in whole}
     assert len(quick) < len(whole) / 2
     assert {case.kind for case in chosen("--kinds", "plain,call")} == {"plain", "call"}

@@ -18,6 +18,7 @@ KINDS = {
     "forward": "forward, weight known ahead (packed where a library can)",
     "plain": "forward, weight a plain array",
     "backward": "backward: gradients of x, weight and bias together",
+    "sparse": "forward, sparse weight known ahead (packed where a library can)",
     "csr": "forward, CSR weight",
     "csr-backward": "backward, CSR weight: gradients of x, stored entries and bias",
     "call": "one small call, what the call itself costs",
@@ -26,7 +27,7 @@ KINDS = {
     "feedforward": "feed-forward block in inference, against its two bare products",
     "norm": "Linear followed by LayerNorm in inference, against Linear alone",
 }
-SPARSE_KINDS = ("csr", "csr-backward")
+SPARSE_KINDS = ("sparse", "csr", "csr-backward")
 #: Of more than one layer.
 NETWORKS = ("train", "feedforward")
 
@@ -138,8 +139,12 @@ class Case:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weight: values, and for CSR the int32 indices and row bounds."""
+        """Bytes of the weight: values, and of a sparse one the places; for CSR int32 indices and row bounds, where a
+        library may choose its own form 2 bytes an entry.
+        """
         values = self.stored * self.itemsize
+        if self.kind == "sparse":
+            return values + 2 * self.stored
         return values + 4 * (self.stored + self.n + 1) if self.sparse else values
 
     @property
@@ -285,6 +290,7 @@ def cases(
             for dtype, m, count in itertools.product(dtypes, batches or sizes, threads)
         ]
     default_shapes, default_batches = {
+        "sparse": (SPARSE_SHAPES, SPARSE_BATCHES),
         "csr": (SPARSE_SHAPES, SPARSE_BATCHES),
         "csr-backward": (SPARSE_SHAPES, SPARSE_BATCHES),
         "call": (CALL_SHAPES, CALL_BATCHES),

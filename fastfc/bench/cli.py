@@ -155,6 +155,7 @@ def chosen_cases(options: argparse.Namespace) -> list[cases.Case]:
             "forward": options.forward,
             "plain": options.plain,
             "backward": options.backward,
+            "sparse": sparse,
             "csr": sparse,
             "csr-backward": sparse and options.backward,
             "call": options.calls,
@@ -169,7 +170,7 @@ def chosen_cases(options: argparse.Namespace) -> list[cases.Case]:
         if options.quick and not own:
             shapes, batches = shapes or cases.QUICK_SHAPES, batches or cases.QUICK_BATCHES
         elif options.quick:
-            batches = batches or {"csr": (64,), "csr-backward": (64,), "epilogue": (64,)}.get(kind)
+            batches = batches or dict.fromkeys((*cases.SPARSE_KINDS, "epilogue"), (64,)).get(kind)
         # scipy.sparse has one thread; who asks for more gets more.
         counts = threads if options.threads or kind not in cases.SPARSE_KINDS else threads[:1]
         some = cases.cases(kind, shapes, batches, options.dtypes, counts, options.densities, options.cold)
@@ -287,7 +288,7 @@ def main(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"fastfc bench: {error}", file=sys.stderr)
         return 2
-    variants = [rivals.FastfcOut(), rivals.FastfcBare()] + ([rivals.FastfcSerial()] if options.scaling else [])
+    variants = [rivals.FastfcOut(), rivals.FastfcBare(), rivals.FastfcDense()] + ([rivals.FastfcSerial()] if options.scaling else [])
     entrants = [found[0], *variants, *found[1:]]
 
     machine, config = report.machine(), dict(fastfc.show_config())

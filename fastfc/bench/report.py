@@ -70,6 +70,7 @@ class Row:
     roof_fraction: float | None
     peak_fraction: float | None
     speedup: float | None
+    over_dense: float | None
 
     @property
     def bound(self) -> str:
@@ -93,7 +94,7 @@ def row_of(cell: dict) -> Row:
     roof = None
     if cell["peak"] and cell["read"]:
         roof = limits.roofline(case.flops, case.traffic_bytes, cell["peak"], cell["read"])
-    serial = times.get("fastfc-1t")
+    serial, dense = times.get("fastfc-1t"), times.get("fastfc-dense")
     return Row(
         case=case,
         seconds=own,
@@ -106,6 +107,7 @@ def row_of(cell: dict) -> Row:
         roof_fraction=gflops / roof if gflops and roof else None,
         peak_fraction=gflops / cell["peak"] if gflops and cell["peak"] else None,
         speedup=serial / own if own and serial else None,
+        over_dense=dense / own if own and dense else None,
     )
 
 
@@ -178,8 +180,11 @@ LEGEND = (
 def _render_group(members):
     rows = [row_of(cell) for cell in members]
     scaling, sparse = any(row.speedup for row in rows), case_of(members[0]).sparse
+    beside_dense = any(row.over_dense for row in rows)
     name = "weight N×K"
     header = [name, "batch", "time", "GF/s", "× BLAS", "× best rival", "", "roof GF/s", "bound", "of roof"]
+    if beside_dense:
+        header += ["of peak", "× own dense"]
     if scaling:
         header.append("× 1 thread")
     noisy = any(map(disturbed, members))
@@ -199,6 +204,8 @@ def _render_group(members):
             row.bound,
             _percent(row.roof_fraction),
         ]
+        if beside_dense:
+            line += [_percent(row.peak_fraction), _ratio(row.over_dense)]
         if scaling:
             line.append(_ratio(row.speedup))
         if noisy:

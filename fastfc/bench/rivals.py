@@ -25,7 +25,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from . import steps
-from .cases import BLOCKS, Case, Data
+from .cases import BLOCKS, KINDS, SPARSE_KINDS, Case, Data
 from .measure import Task
 
 
@@ -112,7 +112,7 @@ class Fastfc(Rival):
     name = "fastfc"
     package = "fastfc"
     modules = ("fastfc",)
-    kinds = frozenset({"forward", "plain", "backward", "csr", "csr-backward", "call", "epilogue", "train", *BLOCKS})
+    kinds = frozenset(KINDS)
 
     @classmethod
     def version(cls):
@@ -139,6 +139,8 @@ class Fastfc(Rival):
             return Task("y = model(x)", "y", {"model": steps.fastfc_block(case, data), "x": data.x})
         if case.sparse:
             weight = fastfc.CSR(data.values, data.indices, data.indptr, (case.n, case.k))
+            if case.kind == "sparse":
+                weight = fastfc.pack(weight)
         elif case.kind in ("plain", "backward"):
             weight = data.w
         else:
@@ -198,11 +200,24 @@ class FastfcBare(Fastfc):
         return Task("y = linear(x, w, out=out)", "y", names)
 
 
+class FastfcDense(Fastfc):
+    """The sparse weight filled up with zeros and packed: what pruning has to beat."""
+
+    name = "fastfc-dense"
+    kinds = frozenset({"sparse"})
+
+    def prepare(self, case, data):
+        import fastfc
+
+        names = {"linear": fastfc.linear, "x": data.x, "w": fastfc.pack(data.w), "b": data.b, "out": _empty(case)}
+        return Task("y = linear(x, w, b, out=out)", "y", names)
+
+
 class FastfcSerial(Fastfc):
     """fastfc on one thread inside a cell of several: the speed-up from threads, in the same rounds."""
 
     name = "fastfc-1t"
-    kinds = frozenset({"forward", "plain", "backward", "csr", "csr-backward"})
+    kinds = frozenset({"forward", "plain", "backward", *SPARSE_KINDS})
 
     def supports(self, case):
         return super().supports(case) and case.threads > 1
@@ -298,7 +313,7 @@ class ScipySparse(Rival):
     """
 
     name, package, modules, blas = "scipy.sparse", "scipy", ("scipy.sparse",), True
-    kinds = frozenset({"csr", "csr-backward"})
+    kinds = frozenset(SPARSE_KINDS)
     set_threads = _OpenBLAS.set_threads  # of the dense product in backward
 
     def prepare(self, case, data):
@@ -426,7 +441,7 @@ class TorchSparse(Torch):
     not timed, although a training step would have to refresh it.
     """
 
-    name, kinds = "torch.sparse", frozenset({"csr", "csr-backward"})
+    name, kinds = "torch.sparse", frozenset(SPARSE_KINDS)
 
     @classmethod
     def missing(cls):
@@ -662,7 +677,7 @@ class _Matrix(ctypes.Structure):
 class MKLSparse(MKL):
     """MKL's inspector-executor: a CSR handle made once, told what is coming, and optimised for it."""
 
-    name, kinds = "mkl.sparse", frozenset({"csr"})
+    name, kinds = "mkl.sparse", frozenset({"sparse", "csr"})
 
     def prepare(self, case, data):
         library, char = self.library(), "s" if case.dtype == "float32" else "d"
@@ -706,13 +721,13 @@ class MKLSparse(MKL):
 RIVALS: dict[str, type[Rival]] = {
     rival.name: rival
     for rival in (
-        Fastfc, FastfcOut, FastfcBare, FastfcSerial, Numpy, Scipy, ScipySparse, Torch, TorchCompile,
+        Fastfc, FastfcOut, FastfcBare, FastfcDense, FastfcSerial, Numpy, Scipy, ScipySparse, Torch, TorchCompile,
         TorchOneDNN, TorchSparse, OnnxRuntime, OpenVINO, MKL, MKLPacked, MKLSparse,
     )
 }  # fmt: skip
 SUBJECT = Fastfc.name
 #: The subject in other clothes: never "the best rival".
-VARIANTS = (FastfcOut.name, FastfcBare.name, FastfcSerial.name)
+VARIANTS = (FastfcOut.name, FastfcBare.name, FastfcDense.name, FastfcSerial.name)
 BLAS = tuple(name for name, rival in RIVALS.items() if rival.blas)
 DEFAULT = tuple(name for name in RIVALS if name != SUBJECT and name not in VARIANTS)
 
