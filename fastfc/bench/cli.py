@@ -288,7 +288,9 @@ def main(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"fastfc bench: {error}", file=sys.stderr)
         return 2
-    variants = [rivals.FastfcOut(), rivals.FastfcBare(), rivals.FastfcDense()] + ([rivals.FastfcSerial()] if options.scaling else [])
+    variants = [rivals.FastfcOut(), rivals.FastfcBare(), rivals.FastfcDense()]
+    if options.scaling:
+        variants.append(rivals.FastfcSerial())
     entrants = [found[0], *variants, *found[1:]]
 
     machine, config = report.machine(), dict(fastfc.show_config())

@@ -184,7 +184,7 @@ def _render_group(members):
     name = "weight N×K"
     header = [name, "batch", "time", "GF/s", "× BLAS", "× best rival", "", "roof GF/s", "bound", "of roof"]
     if beside_dense:
-        header += ["of peak", "× own dense"]
+        header.append("× own dense")
     if scaling:
         header.append("× 1 thread")
     noisy = any(map(disturbed, members))
@@ -205,7 +205,7 @@ def _render_group(members):
             _percent(row.roof_fraction),
         ]
         if beside_dense:
-            line += [_percent(row.peak_fraction), _ratio(row.over_dense)]
+            line.append(_ratio(row.over_dense))
         if scaling:
             line.append(_ratio(row.speedup))
         if noisy:
