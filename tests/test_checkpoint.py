@@ -203,6 +203,7 @@ def peak_of_a_step(model, x):
         tracemalloc.stop()
 
 
+@pytest.mark.measures_memory
 def test_peak_memory():
     """n segments hold n inputs, and in the backward pass the activations of one more segment; without, of all n."""
     rows, width, n = 2000, 16, 8

@@ -427,6 +427,7 @@ def test_the_intermediate_is_no_array_in_inference(gated, rows):
     assert peak_bytes(one_after_the_other, block, x)[1] > rows * 384 * 4  # the measure sees one
 
 
+@pytest.mark.measures_memory
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("rows", [8, 64, 512])
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
@@ -463,6 +464,7 @@ def test_memory_beyond_the_result_is_under_4_MiB(activation, rows, threads):
         assert whole > 4 << 20  # the measure sees an intermediate that is whole
 
 
+@pytest.mark.measures_memory
 @GATED
 def test_memory_that_recomputation_saves(gated):
     """Between the passes x and y are all that is held, against z, h (and the factor), and h before dropout."""
@@ -484,6 +486,7 @@ def test_memory_that_recomputation_saves(gated):
     assert held[False] > (3 if gated else 2) * intermediate
 
 
+@pytest.mark.measures_memory
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
 def test_no_memory_is_a_memory_error():
     script = """

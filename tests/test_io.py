@@ -292,6 +292,7 @@ NPZ_LIES = {
 }  # fmt: skip
 
 
+@pytest.mark.measures_memory
 @pytest.mark.parametrize("lie", NPZ_LIES)
 def test_an_npz_takes_no_more_memory_than_it_has_bytes_and_runs_nothing(tmp_path, lie):
     npz(tmp_path / "x.npz", [("ok.npy", npy(np.ones(5))), ("a.npy", NPZ_LIES[lie])])

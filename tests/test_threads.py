@@ -365,6 +365,7 @@ def test_no_more_threads_than_asked_for():
 # ---- Memory ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.measures_memory
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow():
     """10^5 calls over 10^3 shapes, forward, backward and packing, after a first round over all of them: flat within
@@ -407,6 +408,7 @@ def test_memory_does_not_grow():
     assert int(result.stdout) < 1 << 20
 
 
+@pytest.mark.measures_memory
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space")
 def test_no_memory_is_a_memory_error():
     """And leaves out untouched and everything usable."""
