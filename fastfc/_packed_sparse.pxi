@@ -103,9 +103,10 @@ cdef class PackedSparse:
         """
         cdef Py_ssize_t tile = fc_sparse_tile(self.sparse), places = self.n * self.k
         zeros = 100 * (1 - <double>self.stored / places) if places else 0.0
-        reason = {96: "because more than 25 % are stored, and 256 bytes of each fit L1",
-                  128: "because more than 15 % are stored",
-                  192: "because more than 7 % are stored"}.get(
+        reason = {96: "because more than 40 % are stored",
+                  128: "because more than 15 % are stored, of so many that they are better read half as often",
+                  192: "because more than 15 % are stored",
+                  256: "because more than 7 % are stored"}.get(
                       tile, "because 12 entries of a row and more should share one")
         return (f"{self.n} outputs x {self.k} inputs, {self.dtype}, {self.stored} entries ({zeros:.1f} % zeros)\n"
                 f"tiled: tiles of {tile} inputs, {reason}\n"

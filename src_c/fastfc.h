@@ -123,9 +123,9 @@ const char *fc_packed_isa(const fc_packed *packed);
 /* A sparse weight (n by k) copied into the order in which the kernels read it, for batches of any size. K is cut into tiles
  * of fc_sparse_tile() steps. The sum of an output over its entries in a tile runs from +0 in order of k (entries of one place
  * in stored order), each `sum = fma(x, w, sum)`; the total starts at +0, and the sums of the tiles in which the output has
- * entries are added in order of k. Only stored entries are multiplied. Tile: 96 steps if more than 25 % of the places are
- * stored, 128 if more than 15 %, 192 if more than 7 %, else 384, doubled until a row has 12 entries in it, while it is
- * shorter than K, up to 32768.
+ * entries are added in order of k. Only stored entries are multiplied. Tile: 96 steps if more than 40 % of the places are
+ * stored; 192 if more than 15 %, but 128 from 2^21 entries on; 256 if more than 7 %; else 384, doubled until a row has 12
+ * entries in it, while it is shorter than K, up to 32768.
  * With FC_SPARSE_TRANSPOSE the weight is csr's transpose; its entries are still counted in csr's order. With FC_SPARSE_UPDATE
  * new values can be put in, and the gradient of the entries be taken; that is 4 bytes more an entry. */
 typedef struct fc_sparse fc_sparse;

@@ -121,15 +121,24 @@ typedef struct fc_sddmm_job {
     int add;
 } fc_sddmm_job;
 
-/* A packed sparse weight is cut into segments, a block of rows by a tile of k. Rows of a segment with about as many
+/* A packed sparse weight is cut into segments, a block of up to FC_SPARSE_ROWS rows by a tile of k. Rows of a segment with about as many
  * entries stand together in groups of 8, 4, 2 or 1: at each of `count` steps, one entry of each row. Where a row has fewer,
  * -0 stands for a value, and its step is the tile's length, where the tile of x holds +0: fma(-0, +0, sum) is sum. */
+enum { FC_SPARSE_ROWS = 1024 };
 typedef struct fc_sparse_group {
     uint32_t at;              /* the first of its count * width places in values and steps */
     uint32_t count;
     uint16_t width;
     uint16_t row[8];          /* in the block */
 } fc_sparse_group;
+
+/* Steps go by fours, because one load brings four values or steps of a row: four of row 0, of row 1 and so on. What is left
+ * of them goes one by one: a step of row 0, of row 1. */
+static inline size_t fc_sparse_place(const fc_sparse_group *g, uint32_t step, int row) {
+    const uint32_t fours = g->count & ~3u;
+    return g->at + (step < fours ? (size_t)((step & ~3u) * g->width + 4u * (uint32_t)row + (step & 3u))
+                                 : (size_t)(step * g->width + (uint32_t)row));
+}
 
 /* tiled: sum[row, :] = sum[row, :] + (sum over the row's entries in the segment, in order of k, of value * x[step, :], from +0).
  * Rows of x and of sum are vecs (0, 1, 2, 4, 8) vectors wide; with 0 vecs they are single elements. */
@@ -140,6 +149,7 @@ typedef struct fc_tiled_job {
     const void *values;
     const void *x;            /* the tile's length of rows, and one of +0 */
     int vecs;
+    int fetch;                /* the weight comes from afar */
     void *sum;                /* a row for each of the block */
 } fc_tiled_job;
 

@@ -93,13 +93,14 @@ static int ordered(const fc_csr *csr, int transpose, rows *r) {
     return done;
 }
 
-enum { BLOCK_ROWS = 256, MOST_BLOCK_ROWS = 1024, MOST_TILE = 1 << 15 };
+/* A tile fills L1 with rows of 256 bytes up to 128 steps, of 128 bytes beyond. Wide ones read a weight half as often. */
+enum { BLOCK_ROWS = 256, MOST_TILE = 1 << 15, WIDE_TILE = 128, FAR_ENTRIES = 1 << 21 };
 
 static ptrdiff_t choose_tile(ptrdiff_t n, ptrdiff_t k, int64_t entries) {
     const double places = (double)n * (double)k, stored = (double)entries;
-    if (stored > 0.25 * places) return 96;
-    if (stored > 0.15 * places) return 128;
-    if (stored > 0.07 * places) return 192;
+    if (stored > 0.4 * places) return 96;
+    if (stored > 0.15 * places) return entries < FAR_ENTRIES ? 192 : 128;
+    if (stored > 0.07 * places) return 256;
     ptrdiff_t tile = 384;
     while (tile < MOST_TILE && tile < k && stored * (double)tile < 12 * places) tile *= 2;
     return tile < MOST_TILE ? tile : MOST_TILE;
@@ -110,15 +111,15 @@ static int choose_blocks(fc_sparse *s, const rows *r) {
     const int64_t weight = r->begin[s->n] + s->n;
     ptrdiff_t count = s->n / BLOCK_ROWS;
     count = s->n < 64 ? 1 : (count + 3) / 4 * 4 + (count == 0) * 4;
-    s->block = malloc((size_t)(count + s->n / MOST_BLOCK_ROWS + 2) * sizeof *s->block);
+    s->block = malloc((size_t)(count + s->n / FC_SPARSE_ROWS + 2) * sizeof *s->block);
     if (!s->block) return 0;
     s->block[0] = 0;
     for (ptrdiff_t i = 1, row = 0; row < s->n; i++) {
         const ptrdiff_t begin = row;
-        while (row < s->n && row - begin < MOST_BLOCK_ROWS &&
+        while (row < s->n && row - begin < FC_SPARSE_ROWS &&
                (row == begin || (double)(r->begin[row] + row) * (double)count < (double)weight * (double)i))
             row++;
-        if (row - begin == MOST_BLOCK_ROWS) i--; /* an extra one */
+        if (row - begin == FC_SPARSE_ROWS) i--; /* an extra one */
         s->block[++s->blocks] = row;
     }
     return 1;
@@ -157,7 +158,7 @@ static int group_room(fc_sparse *s, ptrdiff_t used, ptrdiff_t *room) {
 
 /* `next` holds where each row begins, and moves on from tile to tile. */
 static int lay_out(fc_sparse *s, const rows *r, int64_t *next) {
-    sorted_row row[MOST_BLOCK_ROWS];
+    sorted_row row[FC_SPARSE_ROWS];
     ptrdiff_t groups = 0, room = 0;
     s->segment[0] = 0;
     for (ptrdiff_t b = 0; b < s->blocks; b++)
@@ -178,7 +179,7 @@ static int lay_out(fc_sparse *s, const rows *r, int64_t *next) {
                     g->row[j] = (uint16_t)row[i].row;
                     int64_t *e = &next[first + row[i].row];
                     for (int64_t step = 0; step < g->count; step++) {
-                        const size_t place = s->places + (size_t)(step * g->width + j);
+                        const size_t place = fc_sparse_place(g, (uint32_t)step, j);
                         const int stored = step < row[i].entries;
                         s->steps[place] = (uint16_t)(stored ? r->column[*e] - t * s->tile : s->tile);
                         s->source[place] = stored ? (uint32_t)r->source[(*e)++] : FC_PADDING;
@@ -301,7 +302,8 @@ void fc_sparse_unpack(const fc_sparse *s, void *values, int64_t *indices, int64_
                     while (s->segment[b * s->tiles + t + 1] <= i) t++;
                 for (int j = 0; j < g->width; j++) {
                     const ptrdiff_t row = s->block[b] + g->row[j];
-                    for (size_t place = g->at + (size_t)j; place < g->at + (size_t)g->count * g->width; place += g->width) {
+                    for (uint32_t step = 0; step < g->count; step++) {
+                        const size_t place = fc_sparse_place(g, step, j);
                         if (s->steps[place] == s->tile) break;
                         if (fill) {
                             indices[indptr[row]] = t * s->tile + s->steps[place];
@@ -416,6 +418,9 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
     const ptrdiff_t step = s.vecs ? s.vecs * p->lanes : 1, begin = w->block[first], end = w->block[last];
     char *tile = p->workspace + (size_t)thread * (p->x_bytes + p->sum_bytes + p->across_bytes);
     char *sum = tile + p->x_bytes, *across = sum + p->sum_bytes;
+    /* Narrow strips do less with an entry: fetching then costs more than it brings, but from memory. */
+    const double far = s.vecs >= 4 ? 2 * (double)fc_l2_bytes() : (double)fc_l3_bytes() / 4;
+    const int fetch = (double)w->places * (double)(size + 2) > far;
     memset(sum, 0, (size_t)((end - begin) * step * size));
     /* The last vectors of a strip may be nobody's, and the row behind a tile belongs to padding. */
     memset(tile, 0, (size_t)((w->tile < w->k ? w->tile : w->k) * step * size));
@@ -426,7 +431,7 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
             const ptrdiff_t *segment = w->segment + b * w->tiles + t;
             fc_tiled_job job = {
                 .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps, .values = w->values,
-                .x = tile, .vecs = s.vecs, .sum = sum + (w->block[b] - begin) * step * size,
+                .x = tile, .vecs = s.vecs, .fetch = fetch, .sum = sum + (w->block[b] - begin) * step * size,
             };
             p->kernels->tiled[dtype](&job);
         }
@@ -440,8 +445,8 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
     const fc_kernels *kernels = fc_current();
     const ptrdiff_t size = fc_size(dtype), lanes = kernels->lanes[dtype];
     product p = {.kernels = kernels, .sparse = w, .x = x, .epilogue = epilogue, .lanes = lanes};
-    /* A tile of 96 or 128 steps fills L1 when it is 256 bytes wide; the longest ones take what L2 can give. */
-    const ptrdiff_t bytes = w->tile <= 192 ? 256 : 128;
+    /* The longest ones take what L2 can give. */
+    const ptrdiff_t bytes = w->tile <= WIDE_TILE ? 256 : 128;
     p.widest = bytes / (lanes * size) < 8 ? bytes / (lanes * size) : 8;
     const ptrdiff_t step = p.widest * lanes;
     p.strips = count_strips(&p);

@@ -31,6 +31,43 @@ FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
 FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
     return _mm256_setr_pd(p[i[0]], p[i[1]], p[i[2]], p[i[3]]);
 }
+/* Four rows at a time, so that their indices, four in one load, stay in registers. */
+FC_INLINE void pick4_rows(const float *p, const uint16_t *i, __m128 *t) {
+    uint64_t a, b, c, d;
+    memcpy(&a, i, sizeof a);
+    memcpy(&b, i + 4, sizeof b);
+    memcpy(&c, i + 8, sizeof c);
+    memcpy(&d, i + 12, sizeof d);
+    __asm__("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d)); /* or the compiler makes vectors of them, and takes these apart */
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; s++, a >>= 16, b >>= 16, c >>= 16, d >>= 16)
+        t[s] = _mm_setr_ps(p[(uint16_t)a], p[(uint16_t)b], p[(uint16_t)c], p[(uint16_t)d]);
+}
+FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
+    __m128 low[4], high[4];
+    pick4_rows(p, i, low);
+    pick4_rows(p, i + 16, high);
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; s++) t[s] = _mm256_set_m128(high[s], low[s]);
+}
+FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
+    for (int s = 0; s < 4; s++, i++)
+        t[s] = _mm256_setr_pd(p[i[0]], p[i[4]], p[i[8]], p[i[12]]);
+}
+FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
+    const __m256 four = _mm256_broadcast_ps((const __m128 *)p);
+    t[0] = _mm256_permute_ps(four, 0x00);
+    t[1] = _mm256_permute_ps(four, 0x55);
+    t[2] = _mm256_permute_ps(four, 0xaa);
+    t[3] = _mm256_permute_ps(four, 0xff);
+}
+FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
+    const __m256d low = _mm256_broadcast_pd((const __m128d *)p), high = _mm256_broadcast_pd((const __m128d *)(p + 2));
+    t[0] = _mm256_permute_pd(low, 0x0);
+    t[1] = _mm256_permute_pd(low, 0xf);
+    t[2] = _mm256_permute_pd(high, 0x0);
+    t[3] = _mm256_permute_pd(high, 0xf);
+}
 FC_INLINE vec_f32 v_load_f32(const void *p) { return _mm256_loadu_ps(p); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return _mm256_loadu_pd(p); }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { _mm256_storeu_ps(p, v); }

@@ -29,6 +29,29 @@ FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
 FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
     return _mm512_setr_pd(p[i[0]], p[i[1]], p[i[2]], p[i[3]], p[i[4]], p[i[5]], p[i[6]], p[i[7]]);
 }
+FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
+    for (int s = 0; s < 4; s++, i++)
+        t[s] = _mm512_setr_ps(p[i[0]], p[i[4]], p[i[8]], p[i[12]], p[i[16]], p[i[20]], p[i[24]], p[i[28]],
+                              p[i[32]], p[i[36]], p[i[40]], p[i[44]], p[i[48]], p[i[52]], p[i[56]], p[i[60]]);
+}
+FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
+    for (int s = 0; s < 4; s++, i++)
+        t[s] = _mm512_setr_pd(p[i[0]], p[i[4]], p[i[8]], p[i[12]], p[i[16]], p[i[20]], p[i[24]], p[i[28]]);
+}
+FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
+    const __m512 four = _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+    t[0] = _mm512_permute_ps(four, 0x00);
+    t[1] = _mm512_permute_ps(four, 0x55);
+    t[2] = _mm512_permute_ps(four, 0xaa);
+    t[3] = _mm512_permute_ps(four, 0xff);
+}
+FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
+    const __m512d low = _mm512_broadcast_f64x2(_mm_loadu_pd(p)), high = _mm512_broadcast_f64x2(_mm_loadu_pd(p + 2));
+    t[0] = _mm512_permute_pd(low, 0x00);
+    t[1] = _mm512_permute_pd(low, 0xff);
+    t[2] = _mm512_permute_pd(high, 0x00);
+    t[3] = _mm512_permute_pd(high, 0xff);
+}
 FC_INLINE vec_f32 v_load_f32(const void *p) { return _mm512_loadu_ps(p); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return _mm512_loadu_pd(p); }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { _mm512_storeu_ps(p, v); }

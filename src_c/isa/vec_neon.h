@@ -25,6 +25,18 @@ FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
 FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
     return (vec_f64){p[i[0]], p[i[1]]};
 }
+FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
+    for (int s = 0; s < 4; s++) t[s] = (vec_f32){p[i[s]], p[i[4 + s]], p[i[8 + s]], p[i[12 + s]]};
+}
+FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
+    for (int s = 0; s < 4; s++) t[s] = (vec_f64){p[i[s]], p[i[4 + s]]};
+}
+FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
+    for (int s = 0; s < 4; s++) t[s] = v_set1_f32(p[s]);
+}
+FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
+    for (int s = 0; s < 4; s++) t[s] = v_set1_f64(p[s]);
+}
 /* By bytes, so that any address will do. */
 FC_INLINE vec_f32 v_load_f32(const void *p) { return vreinterpretq_f32_u8(vld1q_u8(p)); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return vreinterpretq_f64_u8(vld1q_u8(p)); }

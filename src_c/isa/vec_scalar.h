@@ -25,6 +25,18 @@ FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
 FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
     return p[i[0]];
 }
+FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
+    for (int s = 0; s < 4; s++) t[s] = p[i[s]];
+}
+FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
+    for (int s = 0; s < 4; s++) t[s] = p[i[s]];
+}
+FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
+    for (int s = 0; s < 4; s++) t[s] = p[s];
+}
+FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
+    for (int s = 0; s < 4; s++) t[s] = p[s];
+}
 FC_INLINE vec_f32 v_load_f32(const void *p) { float v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE vec_f64 v_load_f64(const void *p) { double v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { memcpy(p, &v, sizeof v); }

@@ -4,7 +4,9 @@
  *   vec, VL                   a vector, its lanes; + - * / work on vectors
  *   v_zero() v_set1(x)        all lanes +0, all lanes x
  *   v_load(p) v_store(p, v)   VL elements, any alignment
- *   v_pick(p, i)             p[i[0]], p[i[1]], ...: loads one by one, which beats the gathers of most CPUs
+ *   v_pick(p, i)              p[i[0]], p[i[1]], ...: loads one by one, which beats the gathers of most CPUs
+ *   v_pick4(p, i, t)          lane j of t[s] = p[i[4 * j + s]], s from 0 to 3
+ *   v_each4(p, t)             all lanes of t[s] = p[s], s from 0 to 3
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
  *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
  *   v_positive(t, v)          v where t > 0 or t is NaN, else +0
@@ -38,6 +40,8 @@
 #define v_zero FC_TYPED(v_zero_)
 #define v_set1 FC_TYPED(v_set1_)
 #define v_pick FC_TYPED(v_pick_)
+#define v_pick4 FC_TYPED(v_pick4_)
+#define v_each4 FC_TYPED(v_each4_)
 #define v_load FC_TYPED(v_load_)
 #define v_store FC_TYPED(v_store_)
 #define v_load_n FC_TYPED(v_load_n_)
