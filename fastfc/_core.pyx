@@ -471,6 +471,10 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     array([[1., 0., 3.],
            [3., 0., 7.]], dtype=float32)
     """
+    return run_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+
+
+cdef object run_linear(x, weight, bias, activation, residual, out, threads, return_preactivation):
     cdef cnp.ndarray a, w, y, z = None
     cdef PackedWeight p = None
     cdef fc_matrix xm, wm
@@ -747,6 +751,10 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
     (array([[2., 0.],
            [2., 0.]], dtype=float32), array([2., 2., 2.], dtype=float32))
     """
+    return run_backward(grad_y, x, weight, activation, preactivation, needs, out, accumulate, threads)
+
+
+cdef tuple run_backward(grad_y, x, weight, activation, preactivation, needs, out, accumulate, threads):
     cdef cnp.ndarray g, a, w, z, gx = None, gw = None, gb = None
     cdef fc_matrix gm, xm, wm, zm, gxm, gwm
     cdef fc_upstream up
@@ -858,6 +866,7 @@ def activation_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, cnp
 
 # ---- Further subjects, each in a file of its own --------------------------------------------------------------------
 
+include "_affine.pxi"
 include "_norm.pxi"
 include "_loss.pxi"
 include "_dropout.pxi"

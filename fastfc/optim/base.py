@@ -141,11 +141,14 @@ class Optimizer:
             with zeros (a SparseGrad becomes None); a parameter that no backward pass reaches then still takes steps.
         """
         for group in self.param_groups:
+            if set_to_none:
+                _core.clear_grads(group["params"])
+                continue
             for parameter in group["params"]:
-                if set_to_none or not isinstance(parameter.grad, np.ndarray):
-                    parameter.clear_grad()
-                else:
+                if isinstance(parameter.grad, np.ndarray):
                     parameter.grad.fill(0)
+                else:
+                    parameter.clear_grad()
 
     def step(self):
         """Update, in place, every parameter that has a gradient.
