@@ -114,53 +114,73 @@ cdef bint ascends(cnp.ndarray rows, Py_ssize_t end) noexcept:
     return last < end
 
 
-cdef int check_options(object optimizer, Py_ssize_t number, dict group) except -1:
-    """Have the options of a group checked, unless they are those that were checked last."""
-    cdef list checked = optimizer._checked, now = [group[name] for name in <dict>optimizer.defaults]
-    if number < len(checked) and checked[number] == now:
-        return 0
+@cython.final
+cdef class _Plan:
+    """What follows from the options of a group: names of the states, and, where the number of steps makes no other
+    difference, the rules of the first and of later steps."""
+    cdef tuple options, slots
+    cdef Rule first, later
+
+
+cdef _Plan plan_of(object optimizer, Py_ssize_t number, dict group):
+    """The plan of a group; made, and the options checked, when one of them is another object than the last time."""
+    cdef tuple options = tuple([group[name] for name in <dict>optimizer.defaults])
+    cdef _Plan plan = (<dict>optimizer._plans).get(number)
+    cdef Py_ssize_t i
+    if plan is not None:
+        for i in range(len(options)):
+            if options[i] is not plan.options[i]:
+                break
+        else:
+            return plan
     optimizer._check_now(group)
-    checked[number:number + 1] = [now]
-    return 0
+    plan = _Plan.__new__(_Plan)
+    plan.options = options
+    plan.slots = optimizer._plan(group)
+    try:
+        hash(options)
+        optimizer._plans[number] = plan
+    except TypeError:  # a list or an array, which may change and be the same object
+        pass
+    return plan
 
 
 def optimizer_step(optimizer):
     """Update every parameter that has a gradient; nothing is changed if any of them cannot be.
 
-    Of the optimiser it takes `param_groups` and `state`, and asks it for: `_plan(group)`, the names of the states that
-    its rule uses, in their order (None: not used); `_rule(group, step)`, a `Rule` for the step-th step of a parameter; `_begin(group, name,
-    data)`, a new state; `_check_now(group)`, an error for options out of range, and `_checked`, a list to remember those that were
-    not; `_unusual(place, parameter, group)`, whatever is no dense gradient as it should be, as an array, or
-    as rows (ascending) and values. `takes_dense` is False if all gradients go there; `counts`, if states have a "step".
+    Of the optimiser it takes `param_groups` and `state`, and asks it for: `_check_now(group)`, an error for options out of range;
+    `_plan(group)`, the names of the states that its rule uses, in their order (None: not used); `_rule(group, step)`, a `Rule` for
+    the step-th step of a parameter; `_begin(group, name, data)`, a new state; `_unusual(place, parameter, group)`, whatever is no
+    dense gradient as it should be, as an array, or as rows (ascending) and values. `takes_dense` is False if all gradients go
+    there; `counts`, if states have a "step"; without it rules differ between the first step, 1, and the others, 2. `_plans` is a
+    dict for what follows from the options.
     """
     cdef list groups = optimizer.param_groups, params, fresh = [], made = [], counted = []
     cdef dict states = optimizer.state, state, group
-    cdef tuple slots
     cdef bint takes_dense = optimizer.takes_dense, counts = optimizer.counts, first
     cdef Py_ssize_t room = 0, place = -1, number = -1
     cdef int64_t step, last
     cdef int i, threads = _default_threads
+    cdef Trainable parameter
     cdef cnp.ndarray data, grad, rows
     cdef fc_tensor *t
+    cdef _Plan plan
     cdef Rule rule
     for group in groups:
         room += len(<list>group["params"])
     cdef _Tensors tensors = _Tensors(room)
     for group in groups:
         number += 1
-        check_options(optimizer, number, group)
+        plan = plan_of(optimizer, number, group)
         params = group["params"]
-        slots = None
         last = -1
         for parameter in params:
             place += 1
             gradient = parameter.grad
             if gradient is None:
                 continue
-            if slots is None:
-                slots = optimizer._plan(group)
             data = parameter._data
-            if data is None or not cnp.PyArray_ISCARRAY(data):
+            if not cnp.PyArray_ISCARRAY(data):
                 optimizer._read_only(place)
             rows = None
             if not (takes_dense and is_like(gradient, data)):
@@ -176,8 +196,8 @@ def optimizer_step(optimizer):
             t = tensors.add(data)
             tensors.held.append(grad)
             t.grad = cnp.PyArray_DATA(grad)
-            for i in range(len(slots)):
-                name = slots[i]
+            for i in range(len(plan.slots)):
+                name = plan.slots[i]
                 if name is None:
                     continue
                 array = state.get(name)
@@ -192,11 +212,17 @@ def optimizer_step(optimizer):
             if counts:
                 step = state.get("step", 0) + 1
                 counted.append(state)
+                if step != last:
+                    rule = optimizer._rule(group, step)
+                    last = step
+            elif first:
+                if plan.first is None:
+                    plan.first = optimizer._rule(group, 1)
+                rule = plan.first
             else:
-                step = 1 if first else 2
-            if step != last:
-                rule = optimizer._rule(group, step)
-                last = step
+                if plan.later is None:
+                    plan.later = optimizer._rule(group, 2)
+                rule = plan.later
             t.rule = rule.rule
             if rows is not None:
                 if not ascends(rows, cnp.PyArray_DIM(data, 0)):

@@ -69,7 +69,7 @@ class Optimizer:
 
     def __init__(self, params, defaults):
         name = type(self).__name__
-        self.defaults, self.param_groups, self.state, self._checked = defaults, [], {}, []
+        self.defaults, self.param_groups, self.state, self._plans = defaults, [], {}, {}
         given = params
         try:
             params = None if isinstance(params, (Parameter, dict)) else list(params)
@@ -162,6 +162,9 @@ class Optimizer:
             option is out of range. No parameter and no state is changed by a call that raises.
         """
         _core.optimizer_step(self)
+
+    def __getstate__(self):
+        return {**vars(self), "_plans": {}}
 
     # -- saving ---------------------------------------------------------------------------------------------------
 
