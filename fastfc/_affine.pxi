@@ -42,11 +42,12 @@ cpdef tuple needs_of(bias, bint needs_input_grad):
 @cython.final
 @cython.freelist(8)
 cdef class AffineBackward:
-    """``backward(grad_y, needs_input_grad=True)`` of an affine layer, with what it needs of the forward pass."""
+    """The backward pass of an affine layer, with what it needs of the forward pass."""
     cdef object x, matrix, activation, z
     cdef Trainable weight, bias
 
-    def __call__(self, grad_y, needs_input_grad=True):
+    def __call__(self, grad_y, bint needs_input_grad=True, bint overwrite=False):
+        """`overwrite`: grad_y may be, because nobody else will read it."""
         cdef Trainable weight = self.weight, bias = self.bias
         old_w, old_b = weight.grad, None if bias is None else bias.grad
         cdef bint accumulate = old_w is not None or old_b is not None
@@ -54,23 +55,26 @@ cdef class AffineBackward:
             old_w, old_b = weight.take_spare(), None if bias is None else bias.take_spare()
         grad_x, grad_w, grad_b = run_backward(
             grad_y, self.x, self.matrix, self.activation, self.z, needs_of(bias, needs_input_grad), (None, old_w, old_b),
-            accumulate, None)
+            accumulate, None, overwrite)
         weight.grad = grad_w
         if bias is not None:
             bias.grad = grad_b
         return grad_x
 
 
-def affine_vjp(x, operand, matrix, Trainable weight not None, Trainable bias, activation):
+def affine_vjp(x, operand, matrix, Trainable weight not None, Trainable bias, activation, bint hidden=False):
     """``act(x Wᵀ + b)`` and its backward pass, which adds to the gradients of the parameters `weight` and `bias`.
 
-    W comes twice: `operand` in the form that is fastest forward, `matrix` as the backward pass takes it.
+    W comes twice: `operand` in the form that is fastest forward, `matrix` as the backward pass takes it. `hidden`: nobody will
+    write into y.
     """
     cdef AffineBackward backward = AffineBackward.__new__(AffineBackward)
     b = None if bias is None else bias._data
-    if activation is None:  # y is the caller's alone
+    if activation is None:
         y = run_linear(x, operand, b, None, None, None, None, False)
-    else:
+    elif hidden and type(activation) is str and activation == "relu":  # positive, zero and NaN where z is
+        y = backward.z = run_linear(x, operand, b, activation, None, None, None, False)
+    else:  # y is the caller's alone
         y, backward.z = run_linear(x, operand, b, activation, None, None, None, True)
     backward.x = x
     backward.matrix = matrix

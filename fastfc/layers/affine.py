@@ -29,8 +29,8 @@ class Affine(Module):
     def forward(self, x, activation):
         return linear(x, self._operand(), data_of(self.bias), activation=activation)
 
-    def forward_vjp(self, x, activation):
-        return affine_vjp(x, self._operand(), self._matrix(), self.weight, self.bias, activation)
+    def forward_vjp(self, x, activation, hidden=False):
+        return affine_vjp(x, self._operand(), self._matrix(), self.weight, self.bias, activation, hidden)
 
     def extra_repr(self):
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
@@ -52,10 +52,10 @@ class Factored(Module):
         first, second = self._pair()
         return second.forward(first(x), activation)
 
-    def forward_vjp(self, x, activation):
+    def forward_vjp(self, x, activation, hidden=False):
         first, second = self._pair()
-        hidden, first_backward = first.vjp(x)
-        y, second_backward = second.forward_vjp(hidden, activation)
+        between, first_backward = first.vjp(x)
+        y, second_backward = second.forward_vjp(between, activation, hidden)
 
         def backward(grad_y, needs_input_grad=True):
             return first_backward(second_backward(grad_y), needs_input_grad)
@@ -145,9 +145,9 @@ class Linear(Affine):
         bias = self.bias
         return linear(x, self.weight.operand, None if bias is None else bias.data, activation=activation)
 
-    def forward_vjp(self, x, activation):
+    def forward_vjp(self, x, activation, hidden=False):
         weight = self.weight
-        return affine_vjp(x, weight.operand, weight.data, weight, self.bias, activation)
+        return affine_vjp(x, weight.operand, weight.data, weight, self.bias, activation, hidden)
 
 
 def data_of(parameter):

@@ -101,9 +101,9 @@ class GroupedLinear(Affine):
             return super().forward(x, activation)
         return self._joined(self._dense(x, activation, False)[0])
 
-    def forward_vjp(self, x, activation):
+    def forward_vjp(self, x, activation, hidden=False):
         if self._structure:
-            return self._sparse_vjp(x, activation)
+            return self._sparse_vjp(x, activation, hidden)
         weight, bias = self.weight, self.bias
         ys, zs = self._dense(x, activation, activation is not None)
         y = self._joined(ys)
@@ -127,10 +127,10 @@ class GroupedLinear(Affine):
 
         return y, backward
 
-    def _sparse_vjp(self, x, activation):
+    def _sparse_vjp(self, x, activation, hidden):
         # The gradient of a CSR weight is one row of elements.
         weight, matrix, into = self.weight, self._matrix(), Trainable()
-        y, product_backward = affine_vjp(x, matrix, matrix, into, self.bias, activation)
+        y, product_backward = affine_vjp(x, matrix, matrix, into, self.bias, activation, hidden)
 
         def backward(grad_y, needs_input_grad=True):
             into.grad = None if weight.grad is None else weight.grad.reshape(-1)

@@ -143,10 +143,10 @@ class MaskedLinear(Affine):
     def forward(self, x, activation):
         return linear(x, self._effective().operand, data_of(self.bias), activation=activation)
 
-    def forward_vjp(self, x, activation):
+    def forward_vjp(self, x, activation, hidden=False):
         effective, weight, mask = self._effective(), self.weight, self._mask
         into = Trainable()
-        y, product_backward = affine_vjp(x, effective.operand, effective.data, into, self.bias, activation)
+        y, product_backward = affine_vjp(x, effective.operand, effective.data, into, self.bias, activation, hidden)
 
         def backward(grad_y, needs_input_grad=True):
             into.grad = None
