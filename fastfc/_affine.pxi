@@ -46,7 +46,10 @@ cdef class AffineBackward:
     cdef object x, matrix, activation, z
     cdef Trainable weight, bias
 
-    def __call__(self, grad_y, bint needs_input_grad=True, bint overwrite=False):
+    def __call__(self, grad_y, bint needs_input_grad=True):
+        return self.run(grad_y, needs_input_grad, False)
+
+    cdef object run(self, grad_y, bint needs_input_grad, bint overwrite):
         """`overwrite`: grad_y may be, because nobody else will read it."""
         cdef Trainable weight = self.weight, bias = self.bias
         old_w, old_b = weight.grad, None if bias is None else bias.grad
@@ -82,3 +85,38 @@ def affine_vjp(x, operand, matrix, Trainable weight not None, Trainable bias, ac
     backward.bias = bias
     backward.activation = activation
     return y, backward
+
+
+@cython.final
+@cython.freelist(8)
+cdef class ChainBackward:
+    """The backward pass of the steps of a `Sequential`; `blame` has an error name the step that raised it."""
+    cdef list passes, steps
+    cdef object blame
+
+    def __init__(self, list passes not None, list steps not None, blame):
+        self.passes = passes
+        self.steps = steps
+        self.blame = blame
+
+    def __call__(self, grad_y, bint needs_input_grad=True):
+        cdef list passes = self.passes
+        cdef Py_ssize_t at = len(passes) - 1
+        cdef bint ours = False, needed
+        if at < 0:
+            return grad_y if needs_input_grad else None
+        try:
+            while at >= 0:
+                needed = at > 0 or needs_input_grad
+                backward = passes[at]
+                if type(backward) is AffineBackward:  # what it gives is a new array, of which nobody else knows
+                    grad_y = (<AffineBackward>backward).run(grad_y, needed, ours)
+                    ours = True
+                else:
+                    grad_y = backward(grad_y, needed)
+                    ours = False
+                at -= 1
+            return grad_y
+        except (TypeError, ValueError) as error:
+            self.blame(error, self.steps[at])
+            raise

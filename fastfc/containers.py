@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from itertools import pairwise
 
-from fastfc._core import AffineBackward
+from fastfc._core import ChainBackward
 from fastfc.layers import (
     GroupedLinear,
     LayerNorm,
@@ -116,23 +116,7 @@ class Sequential(Module):
             _say_where(error, steps[len(passes)])
             raise
 
-        def backward(grad_y, needs_input_grad=True):
-            at, ours = len(passes) - 1, False
-            if at < 0:
-                return grad_y if needs_input_grad else None
-            try:
-                while at >= 0:
-                    layer_backward, needed = passes[at], at > 0 or needs_input_grad
-                    # What an affine layer gives is a new array, of which nobody else knows.
-                    affine = type(layer_backward) is AffineBackward
-                    grad_y = layer_backward(grad_y, needed, ours) if affine else layer_backward(grad_y, needed)
-                    at, ours = at - 1, affine
-                return grad_y
-            except (TypeError, ValueError) as error:
-                _say_where(error, steps[at])
-                raise
-
-        return x, backward
+        return x, ChainBackward(passes, steps, _say_where)
 
     def _steps(self):
         """Steps: a layer; the activation layer that may be fused into it, or None to run it as it is; its name; and whether
