@@ -26,10 +26,17 @@ cdef class Trainable:
         return spare
 
 
+cdef Trainable trainable(object parameter):
+    """`parameter` itself, which is one and not None."""
+    if not isinstance(parameter, Trainable):
+        raise TypeError(f"expected a Parameter, got {type(parameter).__name__}")
+    return parameter
+
+
 def clear_grads(parameters):
     """Set the gradient of each to None."""
     for parameter in parameters:
-        (<Trainable?>parameter).clear_grad()
+        trainable(parameter).clear_grad()
 
 
 cpdef tuple needs_of(bias, bint needs_input_grad):
@@ -71,6 +78,16 @@ def affine_vjp(x, operand, matrix, Trainable weight not None, Trainable bias, ac
     W comes twice: `operand` in the form that is fastest forward, `matrix` as the backward pass takes it. `hidden`: nobody will
     write into y.
     """
+    return run_affine(x, operand, matrix, weight, bias, activation, hidden)
+
+
+def linear_vjp(self, x, activation, bint hidden=False):
+    """`forward_vjp` of a `Linear`."""
+    cdef Trainable weight = trainable(self.weight)
+    return run_affine(x, weight._operand, weight._data, weight, self.bias, activation, hidden)
+
+
+cdef tuple run_affine(x, operand, matrix, Trainable weight, Trainable bias, activation, bint hidden):
     cdef AffineBackward backward = AffineBackward.__new__(AffineBackward)
     b = None if bias is None else bias._data
     if activation is None:

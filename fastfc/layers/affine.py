@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from fastfc import init
-from fastfc._core import affine_vjp
+from fastfc._core import affine_vjp, linear_vjp
 from fastfc.functional import linear, pack
 from fastfc.layers.arguments import flag, float_dtype, size
 from fastfc.module import Module, Parameter
@@ -145,9 +145,7 @@ class Linear(Affine):
         bias = self.bias
         return linear(x, self.weight.operand, None if bias is None else bias.data, activation=activation)
 
-    def forward_vjp(self, x, activation, hidden=False):
-        weight = self.weight
-        return affine_vjp(x, weight.operand, weight.data, weight, self.bias, activation, hidden)
+    forward_vjp = linear_vjp
 
 
 def data_of(parameter):

@@ -66,6 +66,7 @@ class Optimizer:
     # A subclass names its options as attributes `Option()`, and gives what `_core.optimizer_step` asks for.
     takes_dense = True
     counts = True
+    by_step = False
 
     def __init__(self, params, defaults):
         name = type(self).__name__
@@ -262,7 +263,7 @@ class Optimizer:
         raise NotImplementedError
 
     def _rule(self, group, step):
-        """The rule of a parameter's step number `step` (not `counts`: 1 where a state is new, else 2)."""
+        """The rule of a parameter's step number `step` (unless `by_step`: 1 where a state is new, else 2)."""
         raise NotImplementedError
 
     def _begin(self, group, name, data):
