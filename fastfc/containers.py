@@ -119,8 +119,8 @@ class Sequential(Module):
         return x, ChainBackward(passes, steps, _say_where)
 
     def _steps(self):
-        """Steps: a layer; the activation layer that may be fused into it, or None to run it as it is; its name; and whether
-        it is an affine layer before another one, which reads its y and nobody writes into it.
+        """Steps: a layer; the activation layer that may be fused into it, or None to run it as it is; its name; and
+        whether it is an affine layer before another one, so that nobody writes into its y.
 
         Made once, and again after a change of the layers. It goes by the layers' types alone: whether the first has
         an activation of its own, and what the second's parameter is, is looked up in each call.

@@ -314,8 +314,8 @@ class Optimizer:
 def keep_freed_memory():
     """Have the C library keep what a step frees for the next one, which needs it again.
 
-    glibc hands the free end of its heap back to the system, and to fault the same pages in anew costs up to an eighth of
-    a step. How much it keeps follows from the largest block that it has seen freed, up to 32 MiB: twice as much.
+    glibc hands the free end of its heap back to the system, and to fault the same pages in anew costs up to an eighth
+    of a step. How much it keeps follows from the largest block that it has seen freed, up to 32 MiB: twice as much.
     """
     np.empty(31 << 20, np.uint8)  # never touched, so that it takes no memory
 
