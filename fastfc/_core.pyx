@@ -68,6 +68,7 @@ cdef extern from "fastfc.h" nogil:
         fc_activation activation
         double parameter
         const fc_matrix *z
+        int overwrite
     const char *const *fc_available_isas()
     const char *fc_current_isa()
     int fc_select_isa(const char *name)
@@ -471,6 +472,10 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     array([[1., 0., 3.],
            [3., 0., 7.]], dtype=float32)
     """
+    return run_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
+
+
+cdef object run_linear(x, weight, bias, activation, residual, out, threads, return_preactivation):
     cdef cnp.ndarray a, w, y, z = None
     cdef PackedWeight p = None
     cdef fc_matrix xm, wm
@@ -640,6 +645,7 @@ def backward(cnp.ndarray grad_y not None, x, weight, cnp.ndarray z, int activati
     up.activation = <fc_activation>activation
     up.parameter = parameter
     up.z = NULL
+    up.overwrite = 0
     if z is not None:
         zm = matrix(z)
         up.z = &zm
@@ -747,6 +753,11 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
     (array([[2., 0.],
            [2., 0.]], dtype=float32), array([2., 2., 2.], dtype=float32))
     """
+    return run_backward(grad_y, x, weight, activation, preactivation, needs, out, accumulate, threads, False)
+
+
+cdef tuple run_backward(grad_y, x, weight, activation, preactivation, needs, out, accumulate, threads, bint overwrite):
+    """`overwrite`: grad_y may be, because nobody will read it any more."""
     cdef cnp.ndarray g, a, w, z, gx = None, gw = None, gb = None
     cdef fc_matrix gm, xm, wm, zm, gxm, gwm
     cdef fc_upstream up
@@ -776,6 +787,7 @@ def linear_backward(grad_y, x, weight, *, activation=None, preactivation=None, n
     up.z = NULL
     up.activation = FC_IDENTITY
     up.parameter = 0
+    up.overwrite = overwrite
     if common and activation is not None:
         z = preactivation
         common = is_plain(z) and cnp.PyArray_TYPE(z) == type_num and same_leading(z, g, gm.cols) and rows_of(z, &zm)
@@ -858,6 +870,7 @@ def activation_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, cnp
 
 # ---- Further subjects, each in a file of its own --------------------------------------------------------------------
 
+include "_affine.pxi"
 include "_norm.pxi"
 include "_loss.pxi"
 include "_dropout.pxi"

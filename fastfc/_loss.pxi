@@ -37,9 +37,18 @@ cdef extern from "fastfc.h" nogil:
 SQUARED, ABSOLUTE, HUBER, LOGIT = FC_SQUARED, FC_ABSOLUTE, FC_HUBER, FC_LOGIT
 
 
-def first_bad_label(cnp.ndarray labels not None, Py_ssize_t classes, int64_t ignore):
+cpdef Py_ssize_t first_bad_label(cnp.ndarray labels, Py_ssize_t classes, int64_t ignore) noexcept:
     """The first of int64 labels, contiguous, that is neither in [0, classes) nor `ignore`; -1: there is none."""
     return fc_labels_check(<const int64_t *>cnp.PyArray_DATA(labels), cnp.PyArray_DIM(labels, 0), classes, ignore)
+
+
+def plain_labels(logits, target, int64_t ignore):
+    """Whether `cross_entropy` takes logits and labels as they are: the common case, without a mistake."""
+    return type(logits) is cnp.ndarray and cnp.PyArray_NDIM(logits) == 2 and cnp.PyArray_ISCARRAY_RO(logits) and \
+        is_plain(logits) and type(target) is cnp.ndarray and cnp.PyArray_NDIM(target) == 1 and \
+        cnp.PyArray_TYPE(target) == cnp.NPY_INT64 and cnp.PyArray_ISCARRAY_RO(target) and \
+        cnp.PyArray_DIM(target, 0) == cnp.PyArray_DIM(logits, 0) and \
+        first_bad_label(target, cnp.PyArray_DIM(logits, 1), ignore) < 0
 
 
 def cross_entropy(cnp.ndarray x not None, cnp.ndarray labels, cnp.ndarray targets, cnp.ndarray weight, double smoothing,

@@ -195,6 +195,7 @@ def linear_norm_backward(cnp.ndarray grad_y not None, cnp.ndarray h not None, cn
     up.activation = <fc_activation>activation
     up.parameter = parameter
     up.z = NULL
+    up.overwrite = 0
     if z is not None:
         zm = as_rows(z, n)
         up.z = &zm

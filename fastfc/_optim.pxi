@@ -1,6 +1,8 @@
 # Optimisers and the clipping of gradients: lists of arrays become one call. Checks are made here at C speed; what is
 # unusual goes to the optimiser's own methods, which convert it or compose the error.
 
+from libc.math cimport pow, sqrt
+
 cdef extern from "fastfc.h" nogil:
     ctypedef enum fc_rule_kind:
         FC_SGD
@@ -31,12 +33,17 @@ cdef dict _rules = {"sgd": FC_SGD, "adam": FC_ADAM, "adagrad": FC_ADAGRAD, "rmsp
 
 @cython.final
 cdef class Rule:
-    """What `optimizer_step` and `change` do to each element: src_c/fastfc.h says what the numbers mean."""
-    cdef fc_rule rule
+    """What `optimizer_step` and `change` do to each element: src_c/fastfc.h says what the numbers mean. With `correct`,
+    `optimizer_step` makes Adam's bias corrections: it divides lr by ``1 - beta1^t`` and scale by ``√(1 - beta2^t)``.
+    """
+    cdef fc_rule rule, corrected
+    cdef bint correct
+    cdef int64_t step
 
     def __init__(self, str kind not None, *, bint maximize=False, double lr=0, double decay=0, double shrink=1,
                  double momentum=0, double fresh=1, bint nesterov=False, double beta1=0, double beta2=0, double eps=0,
-                 double scale=1, double limit=0):
+                 double scale=1, double limit=0, bint correct=False):
+        self.correct = correct
         self.rule.kind = <fc_rule_kind><int>_rules[kind]
         self.rule.nesterov = nesterov
         self.rule.sign = -1 if maximize else 1
@@ -50,6 +57,16 @@ cdef class Rule:
         self.rule.eps = eps
         self.rule.scale = scale
         self.rule.limit = limit
+
+    cdef const fc_rule *at(self, int64_t step) noexcept:
+        if not self.correct:
+            return &self.rule
+        if step != self.step:
+            self.step = step
+            self.corrected = self.rule
+            self.corrected.lr = self.rule.lr / (1 - pow(self.rule.beta1, <double>step))
+            self.corrected.scale = self.rule.scale / sqrt(1 - pow(self.rule.beta2, <double>step))
+        return &self.corrected
 
 
 cdef class _Tensors:
@@ -114,53 +131,73 @@ cdef bint ascends(cnp.ndarray rows, Py_ssize_t end) noexcept:
     return last < end
 
 
-cdef int check_options(object optimizer, Py_ssize_t number, dict group) except -1:
-    """Have the options of a group checked, unless they are those that were checked last."""
-    cdef list checked = optimizer._checked, now = [group[name] for name in <dict>optimizer.defaults]
-    if number < len(checked) and checked[number] == now:
-        return 0
+@cython.final
+cdef class _Plan:
+    """What follows from the options of a group: names of the states, and the rules of a first and of later steps."""
+    cdef tuple options, slots
+    cdef Rule first, later
+
+
+cdef _Plan plan_of(object optimizer, Py_ssize_t number, dict group):
+    """The plan of a group; made, and the options checked, when one of them is another object than the last time."""
+    cdef tuple options = tuple([group[name] for name in <dict>optimizer.defaults])
+    cdef _Plan plan = (<dict>optimizer._plans).get(number)
+    cdef Py_ssize_t i
+    if plan is not None:
+        for i in range(len(options)):
+            if options[i] is not plan.options[i]:
+                break
+        else:
+            return plan
     optimizer._check_now(group)
-    checked[number:number + 1] = [now]
-    return 0
+    plan = _Plan.__new__(_Plan)
+    plan.options = options
+    plan.slots = optimizer._plan(group)
+    try:
+        hash(options)
+        optimizer._plans[number] = plan
+    except TypeError:  # a list or an array, which may change and be the same object
+        pass
+    return plan
 
 
 def optimizer_step(optimizer):
     """Update every parameter that has a gradient; nothing is changed if any of them cannot be.
 
-    Of the optimiser it takes `param_groups` and `state`, and asks it for: `_plan(group)`, the names of the states that
-    its rule uses, in their order (None: not used); `_rule(group, step)`, a `Rule` for the step-th step of a parameter; `_begin(group, name,
-    data)`, a new state; `_check_now(group)`, an error for options out of range, and `_checked`, a list to remember those that were
-    not; `_unusual(place, parameter, group)`, whatever is no dense gradient as it should be, as an array, or
-    as rows (ascending) and values. `takes_dense` is False if all gradients go there; `counts`, if states have a "step".
+    Of the optimiser it takes `param_groups` and `state`, and asks it for: `_check_now(group)`, an error for options out of range;
+    `_plan(group)`, the names of the states that its rule uses, in their order (None: not used); `_rule(group, step)`, a `Rule` for
+    the step-th step of a parameter; `_begin(group, name, data)`, a new state; `_unusual(place, parameter, group)`, whatever is no
+    dense gradient as it should be, as an array, or as rows (ascending) and values. `takes_dense` is False if all gradients go
+    there; `counts`, if states have a "step"; `by_step`, if each step has a rule of its own, otherwise 1 stands for a first step
+    and 2 for all others. `_plans` is a dict for what follows from the options.
     """
     cdef list groups = optimizer.param_groups, params, fresh = [], made = [], counted = []
     cdef dict states = optimizer.state, state, group
-    cdef tuple slots
-    cdef bint takes_dense = optimizer.takes_dense, counts = optimizer.counts, first
+    cdef bint takes_dense = optimizer.takes_dense, counts = optimizer.counts, by_step = optimizer.by_step, first
     cdef Py_ssize_t room = 0, place = -1, number = -1
     cdef int64_t step, last
     cdef int i, threads = _default_threads
+    cdef Trainable parameter
     cdef cnp.ndarray data, grad, rows
     cdef fc_tensor *t
+    cdef _Plan plan
     cdef Rule rule
     for group in groups:
         room += len(<list>group["params"])
     cdef _Tensors tensors = _Tensors(room)
     for group in groups:
         number += 1
-        check_options(optimizer, number, group)
+        plan = plan_of(optimizer, number, group)
         params = group["params"]
-        slots = None
         last = -1
-        for parameter in params:
+        for entry in params:
             place += 1
+            parameter = trainable(entry)
             gradient = parameter.grad
             if gradient is None:
                 continue
-            if slots is None:
-                slots = optimizer._plan(group)
             data = parameter._data
-            if data is None or not cnp.PyArray_ISCARRAY(data):
+            if not cnp.PyArray_ISCARRAY(data):
                 optimizer._read_only(place)
             rows = None
             if not (takes_dense and is_like(gradient, data)):
@@ -176,8 +213,8 @@ def optimizer_step(optimizer):
             t = tensors.add(data)
             tensors.held.append(grad)
             t.grad = cnp.PyArray_DATA(grad)
-            for i in range(len(slots)):
-                name = slots[i]
+            for i in range(len(plan.slots)):
+                name = plan.slots[i]
                 if name is None:
                     continue
                 array = state.get(name)
@@ -189,15 +226,23 @@ def optimizer_step(optimizer):
                     optimizer._bad_state(place, name)
                 tensors.held.append(array)
                 t.state[i] = cnp.PyArray_DATA(array)
+            step = 1 if first else 2
             if counts:
                 step = state.get("step", 0) + 1
                 counted.append(state)
+            if by_step:
+                if step != last:
+                    rule = optimizer._rule(group, step)
+                    last = step
+            elif first:
+                if plan.first is None:
+                    plan.first = optimizer._rule(group, 1)
+                rule = plan.first
             else:
-                step = 1 if first else 2
-            if step != last:
-                rule = optimizer._rule(group, step)
-                last = step
-            t.rule = rule.rule
+                if plan.later is None:
+                    plan.later = optimizer._rule(group, 2)
+                rule = plan.later
+            t.rule = rule.at(step)[0]
             if rows is not None:
                 if not ascends(rows, cnp.PyArray_DIM(data, 0)):
                     raise ValueError("SparseGrad: indices have changed while they were in use")

@@ -201,6 +201,7 @@ def backward_sparse(cnp.ndarray grad_y not None, cnp.ndarray x not None, PackedS
     up.activation = <fc_activation>activation
     up.parameter = parameter
     up.z = NULL
+    up.overwrite = 0
     if z is not None:
         zm = matrix(z)
         up.z = &zm

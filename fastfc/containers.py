@@ -1,7 +1,9 @@
 """Modules made of modules."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
+from fastfc._core import ChainBackward
 from fastfc.layers import (
     GroupedLinear,
     LayerNorm,
@@ -84,7 +86,7 @@ class Sequential(Module):
         at = 0
         steps = self._made or self._steps()
         try:
-            for layer, following, _ in steps:
+            for layer, following, _, _ in steps:
                 if following is None:
                     x = layer(x)
                 elif layer.activation is None:
@@ -101,35 +103,24 @@ class Sequential(Module):
         passes = []
         steps = self._made or self._steps()
         try:
-            for layer, following, _ in steps:
-                if following is None:
-                    x, backward = layer.vjp(x)
-                elif layer.activation is None:
-                    x, backward = layer.forward_vjp(x, following.activation)
-                else:
+            for layer, following, _, hidden in steps:
+                if following is not None and layer.activation is not None:
                     x, backward = _both(layer, following, x)
+                elif following is not None or hidden:
+                    activation = layer.activation if following is None else following.activation
+                    x, backward = layer.forward_vjp(x, activation, hidden)
+                else:
+                    x, backward = layer.vjp(x)
                 passes.append(backward)
         except (TypeError, ValueError) as error:
             _say_where(error, steps[len(passes)])
             raise
 
-        def backward(grad_y, needs_input_grad=True):
-            at = len(passes) - 1
-            if at < 0:
-                return grad_y if needs_input_grad else None
-            try:
-                while at:
-                    grad_y = passes[at](grad_y)
-                    at -= 1
-                return passes[0](grad_y, needs_input_grad)
-            except (TypeError, ValueError) as error:
-                _say_where(error, steps[at])
-                raise
-
-        return x, backward
+        return x, ChainBackward(passes, steps, _say_where)
 
     def _steps(self):
-        """Triples: a layer, the activation layer that may be fused into it, or None to run it as it is, and its name.
+        """Steps: a layer; the activation layer that may be fused into it, or None to run it as it is; its name; and
+        whether it is an affine layer before another one, so that nobody writes into its y.
 
         Made once, and again after a change of the layers. It goes by the layers' types alone: whether the first has
         an activation of its own, and what the second's parameter is, is looked up in each call.
@@ -137,14 +128,16 @@ class Sequential(Module):
         self._check_widths()
         steps = []
         for name, layer in self.named_children():
-            if steps and type(layer) in ELEMENTWISE and steps[-1][1] is None and type(steps[-1][0]) in FUSES:
-                steps[-1] = steps[-1][0], layer, steps[-1][2]
-            elif steps and type(layer) in NORMS and type(steps[-1][0]) is Linear:
-                steps[-1] = LinearNorm(*steps[-1][:2], layer), None, steps[-1][2]
+            before = steps[-1] if steps else (None, None, None)
+            if type(layer) in ELEMENTWISE and before[1] is None and type(before[0]) in FUSES:
+                steps[-1] = before[0], layer, before[2]
+            elif type(layer) in NORMS and type(before[0]) is Linear:
+                steps[-1] = LinearNorm(*before[:2], layer), None, before[2]
             else:
                 steps.append((layer, None, name))
-        self._made = steps
-        return steps
+        hidden = [type(layer) in FUSES and type(following[0]) in FUSES for (layer, *_), following in pairwise(steps)]
+        self._made = [(*step, of_step) for step, of_step in zip(steps, [*hidden, False], strict=False)]
+        return self._made
 
     def _check_widths(self):
         width = source = None
@@ -242,7 +235,7 @@ def _say_where(error, step):
     """Put a layer's name and text before the message of an error. Subclasses of the two types are left alone: their
     arguments mean something else."""
     if type(error) in (TypeError, ValueError) and len(error.args) == 1:
-        layer, _, name = step
+        layer, _, name, _ = step
         error.args = (f"layer {name}, {_text(layer)}: {error.args[0]}",)
 
 

@@ -6,12 +6,12 @@ that very array; both are replaced together or not at all. So a pack that disagr
 
 import copy
 import operator
-import sys
 from collections import namedtuple
 from collections.abc import Mapping
 
 import numpy as np
 
+from fastfc._core import Trainable, clear_grads
 from fastfc.arrays import immutable
 
 __all__ = ["Module", "Parameter", "UninitializedParameter"]
@@ -31,7 +31,7 @@ def float_dtype(layer, dtype):
     return known
 
 
-class Parameter:
+class Parameter(Trainable):
     """An array that is trained, and the gradient of the loss with respect to it.
 
     Parameters
@@ -75,7 +75,8 @@ class Parameter:
     True
     """
 
-    __slots__ = ("__weakref__", "_data", "_frozen", "_operand", "_packer", "_spare", "grad")
+    # Where a pass reads it often, at C speed: `_data`, `_operand`, `_frozen`, `grad` and `_spare` are the base's.
+    __slots__ = ("__weakref__", "_packer")
 
     def __init__(self, data, *, packer=None):
         if not isinstance(data, np.ndarray):
@@ -143,18 +144,6 @@ class Parameter:
         # The pack is made again: it belongs to the kernels of the machine that it was made on.
         self.grad, self._packer, self._frozen, self._spare = state["grad"], state["packer"], state["frozen"], None
         self._commit(self._stage(state["data"]))
-
-    def clear_grad(self):
-        """Set `grad` to None."""
-        grad, self.grad = self.grad, None
-        # To fault in fresh pages costs as much as half the optimiser's step. Two references: `grad` and the argument.
-        if isinstance(grad, np.ndarray) and not self._frozen and sys.getrefcount(grad) == 2 and grad.flags.owndata:
-            self._spare = grad
-
-    def take_spare(self):
-        """An array of the shape and dtype of `data` with any values in it, to become the gradient; or None."""
-        spare, self._spare = self._spare, None
-        return spare
 
     def add_grad(self, grad):
         """Add the array `grad`, which nobody else may hold, to the gradient."""
@@ -322,8 +311,7 @@ class Module:
 
     def zero_grad(self):
         """Set the gradient of each parameter to None, as torch does: the next backward pass starts afresh."""
-        for parameter in self.parameters():
-            parameter.clear_grad()
+        clear_grads(self.parameters())
 
     def _entries(self, prefix=""):
         """Name, module and attribute of each array of the state: parameters, buffers, then those of children."""

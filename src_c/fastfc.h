@@ -175,8 +175,9 @@ fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matr
 /* ---- Backward -----------------------------------------------------------------------------------------------------
  * grad_y is m by n. With an activation, z holds its argument in the forward pass and grad_y * act'(z) takes grad_y's
  * place; for relu that is grad_y where z > 0 or z is NaN, else +0, whatever grad_y holds. Outputs that are NULL are not computed; with `accumulate` gw and gb are added to what stands in them.
- * Workspace: what a forward product takes for each thread; a transposed copy of grad_y for gw; with an activation, or where
- * grad_y's rows are not contiguous, one copy of grad_y, and while that is made copies of grad_y and z where theirs are not.
+ * Workspace: what a forward product takes for each thread; a transposed copy of grad_y for gw; with an activation (unless
+ * grad_y may be overwritten), or where grad_y's rows are not contiguous, one copy of grad_y, and while that is made one of z
+ * where its rows are not.
  * A CSR weight: for gx 16 bytes an entry, 8 a column, and for each thread 64 KiB and 256 bytes for each of n; then for the
  * values n + k rows of 192 elements, 8 bytes a row, and with `accumulate` and more than 192 rows one copy of the values. A
  * CSR x: for gw the same as for gx with m in place of n. */
@@ -192,6 +193,7 @@ typedef struct fc_upstream {
     fc_activation activation;
     double parameter;
     const fc_matrix *z;     /* m by n; NULL without an activation */
+    int overwrite;          /* grad_y * act'(z) may be written into grad_y */
 } fc_upstream;
 
 fc_status fc_linear_backward(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_matrix *w,

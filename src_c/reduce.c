@@ -8,46 +8,52 @@ typedef struct grads {
     const fc_kernels *kernels;
     fc_dtype dtype;
     const fc_upstream *up;
-    const fc_matrix *grad, *z, *rows;
+    fc_matrix grad, z, rows;
+    ptrdiff_t tall;           /* rows of a unit */
 } grads;
 
-static void activation_grad_row(void *context, int thread, ptrdiff_t i) {
+static void activation_grad_rows(void *context, int thread, ptrdiff_t unit) {
     const grads *c = context;
+    const ptrdiff_t begin = unit * c->tall, end = c->rows.rows - begin < c->tall ? c->rows.rows : begin + c->tall;
     (void)thread;
-    fc_activation_grad_job job = {
-        .grad = (const char *)c->grad->data + i * c->grad->row_stride,
-        .z = (const char *)c->z->data + i * c->z->row_stride,
-        .dst = (char *)c->rows->data + i * c->rows->row_stride,
-        .n = c->rows->cols, .activation = c->up->activation, .parameter = c->up->parameter,
-    };
-    c->kernels->activation_grad[c->dtype](&job);
+    for (ptrdiff_t i = begin; i < end; i++) {
+        fc_activation_grad_job job = {
+            .grad = (const char *)c->grad.data + i * c->grad.row_stride,
+            .z = (const char *)c->z.data + i * c->z.row_stride,
+            .dst = (char *)c->rows.data + i * c->rows.row_stride,
+            .n = c->rows.cols, .activation = c->up->activation, .parameter = c->up->parameter,
+        };
+        c->kernels->activation_grad[c->dtype](&job);
+    }
 }
 
 void fc_activation_grad_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_upstream *up, const fc_matrix *grad,
                              const fc_matrix *z, const fc_matrix *rows, int threads) {
-    grads c = {kernels, dtype, up, grad, z, rows};
-    fc_parallel_for(fc_team_for((double)rows->rows * (double)rows->cols * 8, threads), rows->rows, activation_grad_row, &c);
+    enum { UNIT = 4096 }; /* elements, about */
+    grads c = {kernels, dtype, up, *grad, *z, *rows, rows->cols < UNIT ? UNIT / (rows->cols + 1) : 1};
+    fc_parallel_for(fc_team_for((double)rows->rows * (double)rows->cols * 8, threads), (rows->rows + c.tall - 1) / c.tall,
+                    activation_grad_rows, &c);
 }
 
 fc_status fc_upstream_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_upstream *up, int threads, fc_matrix *rows,
                            void **owned) {
-    if (up->activation == FC_IDENTITY) return fc_contiguous_rows(kernels, dtype, up->grad_y, 0, threads, rows, owned);
-    fc_matrix grad, z;
-    void *owned_grad = NULL, *owned_z = NULL;
-    fc_status status = FC_NO_MEMORY;
-    *rows = *up->grad_y;
-    rows->col_stride = fc_size(dtype);
-    rows->row_stride = rows->cols * rows->col_stride;
-    *owned = NULL;
-    if (fc_contiguous_rows(kernels, dtype, up->grad_y, 0, threads, &grad, &owned_grad) == FC_OK &&
-        fc_contiguous_rows(kernels, dtype, up->z, 0, threads, &z, &owned_z) == FC_OK &&
-        (*owned = fc_alloc((size_t)(rows->rows * rows->row_stride)))) {
-        rows->data = *owned;
-        fc_activation_grad_rows(kernels, dtype, up, &grad, &z, rows, threads);
-        status = FC_OK;
+    fc_status status = fc_contiguous_rows(kernels, dtype, up->grad_y, 0, threads, rows, owned);
+    if (status != FC_OK || up->activation == FC_IDENTITY) return status;
+    fc_matrix grad = *rows, z;
+    void *owned_z;
+    status = fc_contiguous_rows(kernels, dtype, up->z, 0, threads, &z, &owned_z);
+    if (status == FC_OK && !*owned && !up->overwrite) {
+        rows->col_stride = fc_size(dtype);
+        rows->row_stride = rows->cols * rows->col_stride;
+        rows->data = *owned = fc_alloc((size_t)(rows->rows * rows->row_stride));
+        if (!*owned) status = FC_NO_MEMORY;
     }
-    fc_free(owned_grad);
+    if (status == FC_OK) fc_activation_grad_rows(kernels, dtype, up, &grad, &z, rows, threads);
     fc_free(owned_z);
+    if (status != FC_OK) {
+        fc_free(*owned);
+        *owned = NULL;
+    }
     return status;
 }
 

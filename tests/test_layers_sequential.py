@@ -67,10 +67,10 @@ def test_what_is_fused_and_what_is_not():
     linear, sparse, relu = fastfc.Linear(3, 3, rng=0), fastfc.SparseLinear(3, 3, rng=0), fastfc.ReLU()
     own, active, plain = MyLinear(3, 3, rng=0), fastfc.Linear(3, 3, activation="relu", rng=0), PlainReLU()
     model = fastfc.Sequential(relu, linear, relu, relu, sparse, relu, own, relu, active, relu, linear, plain)
-    pairs = [(layer, following) for layer, following, _ in model._steps()]
+    pairs = [(layer, following) for layer, following, _, _ in model._steps()]
     assert pairs == [(relu, None), (linear, relu), (relu, None), (sparse, relu), (own, None), (relu, None),
                      (active, relu), (linear, None), (plain, None)]
-    assert [name for _, _, name in model._steps()] == ["0", "1", "3", "4", "6", "7", "8", "10", "11"]
+    assert [name for _, _, name, _ in model._steps()] == ["0", "1", "3", "4", "6", "7", "8", "10", "11"]
     x = expected = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     for layer in model:
         expected = layer(expected)
@@ -303,3 +303,82 @@ def test_one_sequential_in_eval_for_many_threads():
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         for y in pool.map(twin, [x] * 64):
             np.testing.assert_array_equal(y, expected)
+
+
+class Keeper(fastfc.Module):
+    """Hands x on and keeps the gradients that it has given."""
+
+    keeps_width = True
+
+    def __init__(self):
+        self.given = []
+
+    def __call__(self, x):
+        return x
+
+    def vjp(self, x):
+        def backward(grad_y, needs_input_grad=True):
+            self.given.append(grad_y)
+            return grad_y
+
+        return x, backward
+
+
+def test_only_gradients_that_nobody_else_has_are_overwritten():
+    keeper = Keeper()
+    layers = [fastfc.Linear(5, 7, rng=0), fastfc.ReLU(), keeper, fastfc.Linear(7, 6, activation="relu", rng=1),
+              fastfc.Linear(6, 4, rng=2), fastfc.ReLU(), fastfc.Identity()]
+    model = fastfc.Sequential(*layers)
+    rng = np.random.default_rng(3)
+    x, g = rng.standard_normal((9, 5), dtype=np.float32), rng.standard_normal((9, 4), dtype=np.float32)
+    before = g.copy()
+    _, backward = model.vjp(x)
+    first = [backward(g), *(p.grad for p in model.parameters())]
+    np.testing.assert_array_equal(g, before)
+    kept = keeper.given[0].copy()
+    model.zero_grad()
+    second = [backward(g), *(p.grad for p in model.parameters())]  # the same pass once more
+    np.testing.assert_array_equal(keeper.given[0], kept)
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+class InPlace(fastfc.Module):
+    """Writes into what it is given."""
+
+    keeps_width = True
+
+    def vjp(self, x):
+        x *= -1
+        return x, lambda grad_y, needs_input_grad=True: -grad_y
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_what_others_see_of_a_relu_may_be_written_into(last):
+    """y of the last layer is the caller's, and that before a layer of the user's is that layer's."""
+    linear, after = fastfc.Linear(5, 7, rng=0), [] if last else [InPlace(), fastfc.Linear(7, 4, rng=1)]
+    model = fastfc.Sequential(linear, fastfc.ReLU(), *after)
+    x = np.random.default_rng(2).standard_normal((9, 5), dtype=np.float32)
+    y, backward = model.vjp(x)
+    g = np.random.default_rng(3).standard_normal(y.shape, dtype=np.float32)
+    if last:
+        y *= -1
+    grad_x = backward(g)
+    grad_h = g if last else -g @ after[1].weight.data
+    expected = grad_h * (x @ linear.weight.data.T + linear.bias.data > 0) @ linear.weight.data
+    np.testing.assert_allclose(grad_x, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_an_activation_of_its_own_runs_as_one_behind_it(activation):
+    """Before another affine layer, where a relu is kept once."""
+    x = np.random.default_rng(0).standard_normal((9, 5), dtype=np.float32)
+    g = np.random.default_rng(1).standard_normal((9, 4), dtype=np.float32)
+    results = []
+    for between in ([], [Keeper()]):
+        first = fastfc.Linear(5, 7, activation=activation, rng=0)
+        model = fastfc.Sequential(first, *between, fastfc.Linear(7, 4, rng=1))
+        y, backward = model.vjp(x)
+        results.append([y, backward(g), *(p.grad for p in model.parameters())])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -470,3 +470,55 @@ def test_the_digits_example_learns():
     assert accuracy >= 0.97
     assert accuracy == np.mean(model(x_test).argmax(axis=1) == y_test)
     assert seconds > 0 and not model.training
+
+
+@pytest.mark.parametrize("change", [lambda opt: opt.betas.__setitem__(0, 1.5), lambda opt: opt.lr.fill(-1)],
+                         ids=["a list", "an array"])
+def test_an_option_that_changes_in_itself_is_checked(change):
+    p = fastfc.Parameter(np.ones(3))
+    opt = Adam([p], lr=np.array(0.5), betas=[0.9, 0.999])
+    for _ in range(2):
+        p.grad = np.ones(3)
+        opt.step()
+    before = p.data.copy()
+    change(opt)
+    with pytest.raises(ValueError):
+        opt.step()
+    np.testing.assert_array_equal(p.data, before)
+
+
+def test_an_option_that_changes_in_itself_has_effect():
+    p = fastfc.Parameter(np.zeros(3))
+    opt = SGD([p], lr=np.array(1.0))
+    p.grad = np.ones(3)
+    opt.step()
+    opt.lr.fill(10)
+    opt.step()
+    np.testing.assert_array_equal(p.data, np.full(3, -11.0))
+
+
+def test_what_is_no_parameter_in_a_group_is_named():
+    p = fastfc.Parameter(np.zeros(3))
+    opt = SGD([p], lr=1.0)
+    opt.param_groups[0]["params"].append(None)
+    for call in (opt.step, opt.zero_grad):
+        with pytest.raises(TypeError, match="Parameter, got NoneType"):
+            call()
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, Adagrad, RMSprop])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda pair: pickle.loads(pickle.dumps(pair))])
+def test_a_copy_in_the_middle_goes_on_with_the_same_bits(kind, duplicate):
+    rng = np.random.default_rng(0)
+    grads = rng.standard_normal((4, 5))
+    p = fastfc.Parameter(np.ones(5))
+    opt = kind([p], lr=0.1)
+    for grad in grads[:2]:
+        p.grad = grad.copy()
+        opt.step()
+    q, other = duplicate((p, opt))
+    for grad in grads[2:]:
+        p.grad, q.grad = grad.copy(), grad.copy()
+        opt.step()
+        other.step()
+    np.testing.assert_array_equal(p.data, q.data)

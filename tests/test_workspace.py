@@ -40,9 +40,8 @@ class Sizes:
         return self.dense() + (self.copy(self.m, self.k) if self.spread else 0)
 
     def upstream(self, activation):
-        """grad_y, or grad_y times act'(z), as contiguous rows; while it is made, contiguous copies of both."""
-        copies = self.copy(self.m, self.n) if self.spread else 0
-        return copies + (self.copy(self.m, self.n) + copies if activation else 0)
+        """grad_y, or grad_y times act'(z), as contiguous rows; while that is made, a contiguous copy of z."""
+        return self.copy(self.m, self.n) * (self.spread + (activation is not None))
 
     def backward(self, activation):
         return self.upstream(activation) + self.copy(self.n, self.m) + self.dense()

@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from fastfc import init
-from fastfc.functional import linear, linear_backward, pack
+from fastfc._core import affine_vjp, linear_vjp
+from fastfc.functional import linear, pack
 from fastfc.layers.arguments import flag, float_dtype, size
 from fastfc.module import Module, Parameter
 
@@ -28,52 +29,12 @@ class Affine(Module):
     def forward(self, x, activation):
         return linear(x, self._operand(), data_of(self.bias), activation=activation)
 
-    def forward_vjp(self, x, activation):
-        return affine_vjp(x, self._operand(), self._matrix(), self.weight, self.bias, activation)
+    def forward_vjp(self, x, activation, hidden=False):
+        return affine_vjp(x, self._operand(), self._matrix(), self.weight, self.bias, activation, hidden)
 
     def extra_repr(self):
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         return text if self.activation is None else f"{text}, activation={self.activation!r}"
-
-
-NEEDS = {
-    (True, True): ("x", "weight", "bias"),
-    (True, False): ("weight", "bias"),
-    (False, True): ("x", "weight"),
-    (False, False): ("weight",),
-}
-
-
-def needs_of(bias, needs_input_grad):
-    """The gradients to compute, as linear_backward calls them."""
-    return NEEDS[bias is not None, bool(needs_input_grad)]
-
-
-def affine_vjp(x, operand, matrix, weight, bias, activation):
-    """``act(x Wᵀ + b)`` and its backward pass, which adds to the gradients of the parameters `weight` and `bias`.
-
-    W comes twice: `operand` in the form that is fastest forward, `matrix` as the backward pass takes it.
-    """
-    b = None if bias is None else bias.data
-    if activation is None:  # y is the caller's alone
-        y, z = linear(x, operand, b), None
-    else:
-        y, z = linear(x, operand, b, activation=activation, return_preactivation=True)
-
-    def backward(grad_y, needs_input_grad=True):
-        old_w, old_b = weight.grad, None if bias is None else bias.grad
-        accumulate = old_w is not None or old_b is not None
-        if not accumulate:
-            old_w, old_b = weight.take_spare(), None if bias is None else bias.take_spare()
-        grad_x, grad_w, grad_b = linear_backward(
-            grad_y, x, matrix, activation=activation, preactivation=z, needs=needs_of(bias, needs_input_grad),
-            out=(None, old_w, old_b), accumulate=accumulate)
-        weight.grad = grad_w
-        if bias is not None:
-            bias.grad = grad_b
-        return grad_x
-
-    return y, backward
 
 
 class Factored(Module):
@@ -91,10 +52,10 @@ class Factored(Module):
         first, second = self._pair()
         return second.forward(first(x), activation)
 
-    def forward_vjp(self, x, activation):
+    def forward_vjp(self, x, activation, hidden=False):
         first, second = self._pair()
-        hidden, first_backward = first.vjp(x)
-        y, second_backward = second.forward_vjp(hidden, activation)
+        between, first_backward = first.vjp(x)
+        y, second_backward = second.forward_vjp(between, activation, hidden)
 
         def backward(grad_y, needs_input_grad=True):
             return first_backward(second_backward(grad_y), needs_input_grad)
@@ -184,9 +145,7 @@ class Linear(Affine):
         bias = self.bias
         return linear(x, self.weight.operand, None if bias is None else bias.data, activation=activation)
 
-    def forward_vjp(self, x, activation):
-        weight = self.weight
-        return affine_vjp(x, weight.operand, weight.data, weight, self.bias, activation)
+    forward_vjp = linear_vjp
 
 
 def data_of(parameter):

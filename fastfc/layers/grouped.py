@@ -5,17 +5,10 @@ import functools
 import numpy as np
 
 from fastfc import init
+from fastfc._core import Trainable, affine_vjp, needs_of
 from fastfc.arrays import immutable
 from fastfc.functional import linear, linear_backward, pack
-from fastfc.layers.affine import (
-    Affine,
-    Factored,
-    Linear,
-    affine_vjp,
-    default_bias,
-    default_weight,
-    needs_of,
-)
+from fastfc.layers.affine import Affine, Factored, Linear, default_bias, default_weight
 from fastfc.layers.arguments import flag, float_array, float_dtype, like, size
 from fastfc.module import Parameter
 from fastfc.sparse import CSR
@@ -108,10 +101,9 @@ class GroupedLinear(Affine):
             return super().forward(x, activation)
         return self._joined(self._dense(x, activation, False)[0])
 
-    def forward_vjp(self, x, activation):
+    def forward_vjp(self, x, activation, hidden=False):
         if self._structure:
-            matrix = self._matrix()
-            return affine_vjp(x, matrix, matrix, Values(self.weight), self.bias, activation)
+            return self._sparse_vjp(x, activation, hidden)
         weight, bias = self.weight, self.bias
         ys, zs = self._dense(x, activation, activation is not None)
         y = self._joined(ys)
@@ -132,6 +124,19 @@ class GroupedLinear(Affine):
             if bias is not None:
                 bias.add_grad(grad_b.reshape(-1))
             return self._joined(grad_x) if needs_input_grad else None
+
+        return y, backward
+
+    def _sparse_vjp(self, x, activation, hidden):
+        # The gradient of a CSR weight is one row of elements.
+        weight, matrix, into = self.weight, self._matrix(), Trainable()
+        y, product_backward = affine_vjp(x, matrix, matrix, into, self.bias, activation, hidden)
+
+        def backward(grad_y, needs_input_grad=True):
+            into.grad = None if weight.grad is None else weight.grad.reshape(-1)
+            grad_x = product_backward(grad_y, needs_input_grad)
+            weight.grad = into.grad.reshape(weight.shape)
+            return grad_x
 
         return y, backward
 
@@ -177,25 +182,6 @@ class GroupedLinear(Affine):
 
     def extra_repr(self):
         return super().extra_repr().replace(", bias", f", groups={self.groups}, bias")
-
-
-class Values:
-    """A parameter whose gradient is written as one row of elements, as that of a CSR weight is."""
-
-    def __init__(self, parameter):
-        self.parameter = parameter
-
-    @property
-    def grad(self):
-        grad = self.parameter.grad
-        return None if grad is None else grad.reshape(-1)
-
-    @grad.setter
-    def grad(self, values):
-        self.parameter.grad = values.reshape(self.parameter.shape)
-
-    def take_spare(self):
-        return None
 
 
 def pack_groups(weight, groups):

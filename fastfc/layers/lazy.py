@@ -68,9 +68,9 @@ class LazyLinear(Linear):
         self._learn(x)
         return Linear.forward(self, x, activation)
 
-    def forward_vjp(self, x, activation):
+    def forward_vjp(self, x, activation, hidden=False):
         self._learn(x)
-        return Linear.forward_vjp(self, x, activation)
+        return Linear.forward_vjp(self, x, activation, hidden)
 
     def _learn(self, x):
         shape, dtype = getattr(x, "shape", ()), getattr(x, "dtype", None)

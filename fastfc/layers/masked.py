@@ -3,9 +3,10 @@
 import numpy as np
 
 from fastfc import init
+from fastfc._core import Trainable, affine_vjp
 from fastfc.arrays import immutable
 from fastfc.functional import linear, pack
-from fastfc.layers.affine import Affine, Linear, affine_vjp, data_of, default_bias, default_weight
+from fastfc.layers.affine import Affine, Linear, data_of, default_bias, default_weight
 from fastfc.layers.arguments import flag, float_dtype, fraction, size
 from fastfc.layers.sparse import SparseLinear, csr_structure, kept_cells
 from fastfc.module import Parameter
@@ -142,10 +143,10 @@ class MaskedLinear(Affine):
     def forward(self, x, activation):
         return linear(x, self._effective().operand, data_of(self.bias), activation=activation)
 
-    def forward_vjp(self, x, activation):
+    def forward_vjp(self, x, activation, hidden=False):
         effective, weight, mask = self._effective(), self.weight, self._mask
-        into = Gradient()
-        y, product_backward = affine_vjp(x, effective.operand, effective.data, into, self.bias, activation)
+        into = Trainable()
+        y, product_backward = affine_vjp(x, effective.operand, effective.data, into, self.bias, activation, hidden)
 
         def backward(grad_y, needs_input_grad=True):
             into.grad = None
@@ -216,12 +217,3 @@ def checked_mask(layer, mask):
 def times(array, mask):
     with np.errstate(invalid="ignore"):  # Inf · 0
         return array * mask
-
-
-class Gradient:
-    """Where a product leaves the gradient of a weight that is computed from parameters."""
-
-    grad = None
-
-    def take_spare(self):
-        return None

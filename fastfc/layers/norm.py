@@ -194,6 +194,9 @@ class RMSNorm(RowNorm):
         return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
 
 
+IDENTITY = _activation("linear", None)
+
+
 class LinearNorm:
     """A `Linear`, the activation layer after it or None, and the norm of its rows in one call, with the bits of one
     after the other.
@@ -207,23 +210,22 @@ class LinearNorm:
         self.linear, self.following, self.norm = linear, following, norm
 
     def _activation(self):
-        return self.linear.activation if self.following is None else self.following.activation
-
-    def _fits(self):
-        linear, norm = self.linear, self.norm
-        if type(linear) is not Linear or (self.following is not None and linear.activation is not None):
-            return False
-        weight = linear.weight.data
-        return norm.normalized_shape == weight.shape[:1] and (
-            norm.weight is None or norm.weight.data.dtype == weight.dtype)
+        """Number and parameter of the activation in C."""
+        activation = self.linear.activation if self.following is None else self.following.activation
+        return IDENTITY if activation is None else _activation("linear", activation)
 
     def _run(self, x, keep):
-        if not self._fits():
-            return None
+        """What `_core.linear_norm` returns, or None where the layers are to run apart."""
         linear, norm = self.linear, self.norm
-        number, parameter = _activation("linear", self._activation())
-        return _core.linear_norm(x, linear.weight.operand, data_of(linear.bias), number, parameter,
-                                 data_of(norm.weight), data_of(norm.bias), norm.center, norm.eps, keep)
+        if type(linear) is not Linear or (self.following is not None and linear.activation is not None):
+            return None
+        weight, bias, gamma, beta = linear.weight, linear.bias, norm.weight, norm.bias
+        if norm.normalized_shape != weight.data.shape[:1]:
+            return None
+        number, parameter = self._activation()
+        return _core.linear_norm(
+            x, weight.operand, None if bias is None else bias.data, number, parameter,
+            None if gamma is None else gamma.data, None if beta is None else beta.data, norm.center, norm.eps, keep)
 
     def __call__(self, x):
         y = self._run(x, False)
@@ -242,7 +244,7 @@ class LinearNorm:
         if results is None:
             return self._vjp_apart(x)
         y, h, z, mean, rstd = results
-        number, parameter = _activation("linear", self._activation())
+        number, parameter = self._activation()
         weight, bias, gamma, beta = linear.weight, linear.bias, norm.weight, norm.bias
         w, scale = weight.data, data_of(gamma)
         dtype, shape = y.dtype, y.shape

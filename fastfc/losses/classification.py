@@ -105,6 +105,8 @@ class CrossEntropyLoss(LabelLoss):
                                       "in [0, 1]")
 
     def _arguments(self, logits, target):
+        if self.weight is None and _core.plain_labels(logits, target, self.ignore_index):
+            return logits, target, None, None
         z, weight = self._prediction(logits)
         target = np.asarray(target)
         if target.dtype.kind != "f" or target.ndim < 2:

@@ -29,17 +29,17 @@ class Loss:
         made = [grad]
 
         def backward(grad_value=None):
-            factor = self._factor(grad_value, value, prediction)
-            grad = made.pop() if made else self._run(arguments, True)[1]
-            if factor is not None:
+            if grad_value is not None or self.reduction == "none":
+                factor = self._factor(grad_value, value, prediction)
+                grad = made.pop() if made else self._run(arguments, True)[1]
                 with np.errstate(all="ignore"):
-                    np.multiply(grad, factor, out=grad)
-            return grad
+                    return np.multiply(grad, factor, out=grad)
+            return made.pop() if made else self._run(arguments, True)[1]
 
         return value, backward
 
     def _factor(self, grad_value, value, prediction):
-        """What the gradient of the value multiplies that of the loss by; None: 1."""
+        """What the gradient of the value multiplies that of the loss by."""
         name = type(self).__name__
         if self.reduction == "none":
             if not isinstance(grad_value, np.ndarray) or grad_value.dtype != value.dtype:
@@ -48,8 +48,6 @@ class Loss:
             if grad_value.shape != value.shape:
                 raise ValueError(f"{name} backward: grad must have shape {value.shape}, got {grad_value.shape}")
             return grad_value.reshape(value.shape + (1,) * (prediction.ndim - value.ndim))
-        if grad_value is None:
-            return None
         if not is_number(grad_value):
             raise TypeError(f"{name} backward: grad must be a number, got {type(grad_value).__name__}")
         return prediction.dtype.type(grad_value)

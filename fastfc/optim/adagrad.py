@@ -55,6 +55,7 @@ class Adagrad(Optimizer):
     """
 
     slots = ("sum",)
+    by_step = True
     lr, lr_decay, weight_decay, initial_accumulator_value, eps, maximize = (Option() for _ in range(6))
 
     def __init__(self, params, lr=1e-2, *, lr_decay=0.0, weight_decay=0.0, initial_accumulator_value=0.0, eps=1e-10,

@@ -77,9 +77,8 @@ class Adam(Optimizer):
     def _rule(self, group, step):
         lr, (beta1, beta2), decay = group["lr"], group["betas"], group["weight_decay"]
         decoupled = group["decoupled_weight_decay"]
-        return _core.Rule("adam", maximize=group["maximize"], lr=lr / (1 - beta1 ** step), beta1=beta1, beta2=beta2,
-                          eps=group["eps"], scale=1 / math.sqrt(1 - beta2 ** step), decay=0 if decoupled else decay,
-                          shrink=1 - lr * decay if decoupled else 1)
+        return _core.Rule("adam", maximize=group["maximize"], lr=lr, beta1=beta1, beta2=beta2, eps=group["eps"],
+                          decay=0 if decoupled else decay, shrink=1 - lr * decay if decoupled else 1, correct=True)
 
 
 class AdamW(Adam):
@@ -145,7 +144,7 @@ class SparseAdam(Optimizer):
     """
 
     slots = ("exp_avg", "exp_avg_sq")
-    takes_dense = False
+    takes_dense, by_step = False, True
     lr, betas, eps, maximize = (Option() for _ in range(4))
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, *, maximize=False):

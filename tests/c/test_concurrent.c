@@ -29,7 +29,7 @@ static int compute(float *out, int threads) {
     failed += fc_linear_forward_csr(FC_F32, &xm, &csr, &e, threads) != FC_OK;
     failed += fc_linear_forward_packed(FC_F32, &xm, packed, &e, threads) != FC_OK;
     fc_matrix gxm = {gx, M, K, K * sizeof(float), sizeof(float)}, gwm = {gw, N, K, K * sizeof(float), sizeof(float)};
-    const fc_upstream up = {&gm, FC_SILU, 0, &gm};
+    const fc_upstream up = {.grad_y = &gm, .activation = FC_SILU, .z = &gm};
     const fc_gradients gradients = {.gx = &gxm, .gw = &gwm, .gb = gb};
     failed += fc_linear_backward(FC_F32, &up, &xm, &wm, &gradients, threads) != FC_OK;
     const fc_gradients entries = {.gx = &gxm, .values = gw};

@@ -99,7 +99,7 @@ static void dense(fc_dtype dtype, record *r) {
             fc_packed_free(packed);
             keep(r, y);
         }
-        const fc_upstream up = {&gm, FC_GELU, 0, &zm};
+        const fc_upstream up = {.grad_y = &gm, .activation = FC_GELU, .z = &zm};
         for (int accumulate = 0; accumulate < 2; accumulate++) {
             const fc_gradients out = {.gx = &gxm, .gw = &gwm, .gb = gb.data, .accumulate = accumulate};
             failures += fc_linear_backward(dtype, &up, &xm, &wm, &out, 1) != FC_OK;
@@ -139,7 +139,7 @@ static void sparse(fc_dtype dtype, record *r) {
                          .z_row = N * size};
         failures += fc_linear_forward_csr(dtype, &xm, &csr, &e, 1) != FC_OK;
         keep(r, y);
-        const fc_upstream up = {&gm, FC_SILU, 0, &zm};
+        const fc_upstream up = {.grad_y = &gm, .activation = FC_SILU, .z = &zm};
         const fc_gradients out = {.gx = &gxm, .gb = gb.data, .values = gv.data};
         failures += fc_linear_backward_csr(dtype, &up, &xm, &csr, &out, 1) != FC_OK;
         keep(r, gx);
@@ -151,7 +151,7 @@ static void sparse(fc_dtype dtype, record *r) {
         failures += fc_linear_forward_csr_x(dtype, &csr, &wm, NULL, &e, 1) != FC_OK;
         keep(r, y);
         const fc_matrix gt = matrix(g, N, M), zt = matrix(z, N, M);
-        const fc_upstream up_x = {&gt, FC_SILU, 0, &zt};
+        const fc_upstream up_x = {.grad_y = &gt, .activation = FC_SILU, .z = &zt};
         const fc_gradients out_x = {.gw = &gwm};
         failures += fc_linear_backward_csr_x(dtype, &up_x, &csr, &out_x, 1) != FC_OK;
         keep(r, gw);
