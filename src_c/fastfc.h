@@ -154,7 +154,8 @@ void fc_sparse_unpack(const fc_sparse *sparse, void *values, int64_t *indices, i
  *                     that of FC_16X1. */
 typedef struct fc_blocks fc_blocks;
 typedef enum fc_layout { FC_16X1 = 0, FC_1X16, FC_2OF4, FC_1OF4 } fc_layout;
-/* How a matrix goes into a layout: not at all, with zeros that fill up, or as it stands. (No memory: not at all.) */
+/* How a matrix goes into a layout: not at all, with zeros that fill up or repeated
+ * entries added up, or as it stands. (No memory: not at all.) */
 enum { FC_UNFIT = 0, FC_FILLED, FC_WHOLE };
 int fc_blocks_fit(const fc_csr *csr, fc_layout layout);
 fc_blocks *fc_blocks_pack(fc_dtype dtype, const fc_csr *csr, fc_layout layout); /* of what fits; NULL: no memory */

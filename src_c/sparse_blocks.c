@@ -60,18 +60,21 @@ int fc_blocks_fit(const fc_csr *csr, fc_layout layout) {
     uint16_t *mask = fc_alloc((size_t)(csr->cols / s.inputs + 1) * sizeof *mask);
     if (!mask) return FC_UNFIT;
     int fit = FC_WHOLE;
+    int64_t places = 0;
     for (ptrdiff_t r = 0; r < csr->rows && fit; r += s.outputs) {
         const ptrdiff_t last = r + s.outputs < csr->rows ? r + s.outputs : csr->rows;
         const int full = s.outputs > 1 ? (int)(last - r) : s.stored;
         mark(csr, s, r, last, mask);
         for (ptrdiff_t u = 0; u < csr->cols / s.inputs; u++) {
             const int count = bits(mask[u]);
+            places += count;
             if (count > full) fit = FC_UNFIT;
             else if (count < full && (count || s.stored < s.inputs) && fit) fit = FC_FILLED;
         }
     }
     fc_free(mask);
-    return fit;
+    /* A place that occurs twice becomes one. */
+    return fit == FC_WHOLE && places != read_index(csr->indptr, csr->index_bytes, csr->rows) ? FC_FILLED : fit;
 }
 
 /* Values of one place add up; the zeros that fill up blocks are -0, so that what is stored keeps its bits. */
@@ -331,13 +334,12 @@ static void make_plan(product *p, int team) {
             if (p->chains < chains) p->chains = chains;
         }
         /* A chain passes over so much of x as its entries lie apart. */
-        const double x_bytes = (double)(tile * size) * FC_BLOCK * (double)b->k / (steps + 1);
-        if (x_bytes < X_BYTES) p->span = (ptrdiff_t)(X_BYTES / x_bytes);
-        if (m <= tile || p->span > p->chains) p->span = p->chains;
+        const double fit = X_BYTES / ((double)(tile * size) * FC_BLOCK * (double)b->k / (steps + 1));
+        p->span = m <= tile || fit >= (double)p->chains ? p->chains : fit < 1 ? 1 : (ptrdiff_t)fit;
     }
     const double chain = (double)p->span * FC_BLOCK, part = b->layout == FC_1X16 || steps < chain ? steps : chain;
-    const double fit = (double)fc_l2_bytes() / 4 / ((part + 1) * (double)((p->width > 16 ? p->width : 16) * size));
-    p->group = fit < 1 ? 1 : fit > MOST_PANELS ? MOST_PANELS : (ptrdiff_t)fit;
+    const double room = (double)fc_l2_bytes() / 4 / ((part + 1) * (double)((p->width > 16 ? p->width : 16) * size));
+    p->group = room < 1 ? 1 : room > MOST_PANELS ? MOST_PANELS : (ptrdiff_t)room;
     p->strips = (b->panels + p->group - 1) / p->group;
     if (team > 1 && p->strips < 8 * team) p->strips = 8 * team < b->panels ? 8 * team : b->panels;
     const ptrdiff_t rows = MOST_TILES * tile < m ? MOST_TILES * tile : m;
