@@ -384,7 +384,7 @@ static const struct {
     {"dense", dense, {0x56793dbe4f9f5ca5u, 0xbc609bc4a4c1b6c7u}},
     {"sparse", sparse, {0x5694258253c2df89u, 0xc60e31eb7233fc45u}},
     {"packed sparse", packed_sparse, {0x76572f5e35025cddu, 0x3a87a5590b348379u}},
-    {"blocks", blocks, {0, 0}},
+    {"blocks", blocks, {0xcec9e6b945e14ebau, 0x40a24f007c2537a6u}},
     {"feedforward", feedforward, {0x9d27e90536286e31u, 0x25b0d3f90c5a0398u}},
     {"elementwise", elementwise, {0x22e48d4963b9ec89u, 0xf1c40e89636adfe8u}},
     {"optimisers", optimisers, {0x689cdd1823ab6d26u, 0xd259a49db4fa445du}},
