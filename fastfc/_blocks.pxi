@@ -12,8 +12,9 @@ cdef extern from "fastfc.h" nogil:
         FC_UNFIT
         FC_WHOLE
     int fc_blocks_fit(const fc_csr *csr, fc_layout layout)
-    fc_blocks *fc_blocks_pack(fc_dtype dtype, const fc_csr *csr, fc_layout layout)
+    fc_blocks *fc_blocks_pack(fc_dtype dtype, const fc_csr *csr, fc_layout layout, int flags)
     void fc_blocks_free(fc_blocks *blocks)
+    void fc_blocks_update(fc_blocks *blocks, const void *values, int threads)
     int64_t fc_blocks_entries(const fc_blocks *blocks)
     size_t fc_blocks_bytes(const fc_blocks *blocks)
     void fc_blocks_unpack(const fc_blocks *blocks, void *values, int64_t *indices, int64_t *indptr)
@@ -32,14 +33,19 @@ def blocks_fit(cnp.ndarray data not None, cnp.ndarray indices not None, cnp.ndar
     return fit
 
 
-def pack_blocks(cnp.ndarray data not None, cnp.ndarray indices not None, cnp.ndarray indptr not None, shape, str layout):
-    """The arrays of a sound CSR that fits the layout, as a PackedSparse."""
+def pack_blocks(cnp.ndarray data not None, cnp.ndarray indices not None, cnp.ndarray indptr not None, shape, str layout, *,
+                bint update=False):
+    """The arrays of a sound CSR that fits the layout, as a PackedSparse; able to take new values where asked, which needs a
+    CSR that stores no place twice."""
     cdef fc_csr c = csr_of(data, indices, indptr, shape[0], shape[1])
     cdef PackedSparse p = PackedSparse.__new__(PackedSparse)
     cdef fc_dtype dt = dtype_of(data)
     cdef fc_layout number = LAYOUTS[layout]
+    cdef int flags = FC_SPARSE_UPDATE if update else 0
+    if indptr[shape[0]] >= 1 << 31:
+        raise ValueError(f"pack(): weight has {indptr[shape[0]]} stored entries, expected fewer than 2**31")
     with nogil:
-        p.blocks = fc_blocks_pack(dt, &c, number)
+        p.blocks = fc_blocks_pack(dt, &c, number, flags)
     if p.blocks == NULL:
         raise MemoryError(f"pack(): no memory for a packed copy of a weight with {indptr[shape[0]]} entries")
     p.stored = fc_blocks_entries(p.blocks)

@@ -176,7 +176,10 @@ def update_sparse(PackedSparse packed not None, cnp.ndarray values not None, int
     """Put in new values, contiguous and in the order of the CSR that was packed with update=True."""
     cdef const void *data = cnp.PyArray_DATA(values)
     with nogil:
-        fc_sparse_update(packed.sparse, data, threads)
+        if packed.sparse != NULL:
+            fc_sparse_update(packed.sparse, data, threads)
+        else:
+            fc_blocks_update(packed.blocks, data, threads)
 
 
 def forward_sparse(cnp.ndarray x not None, PackedSparse weight not None, cnp.ndarray bias, cnp.ndarray residual,

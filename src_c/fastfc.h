@@ -158,8 +158,11 @@ typedef enum fc_layout { FC_16X1 = 0, FC_1X16, FC_2OF4, FC_1OF4 } fc_layout;
  * entries added up, or as it stands. (No memory: not at all.) */
 enum { FC_UNFIT = 0, FC_FILLED, FC_WHOLE };
 int fc_blocks_fit(const fc_csr *csr, fc_layout layout);
-fc_blocks *fc_blocks_pack(fc_dtype dtype, const fc_csr *csr, fc_layout layout); /* of what fits; NULL: no memory */
+/* Of what fits; NULL: no memory. With FC_SPARSE_UPDATE, where no place is stored twice and there are less than 2^32 - 1 entries,
+ * new values can be put in; that is 4 bytes more an entry. */
+fc_blocks *fc_blocks_pack(fc_dtype dtype, const fc_csr *csr, fc_layout layout, int flags);
 void fc_blocks_free(fc_blocks *blocks);
+void fc_blocks_update(fc_blocks *blocks, const void *values, int threads);
 /* Entries, those that fill up included; and bytes. */
 int64_t fc_blocks_entries(const fc_blocks *blocks);
 size_t fc_blocks_bytes(const fc_blocks *blocks);

@@ -28,6 +28,7 @@ struct fc_blocks {
     uint32_t *place;             /* and of each block its input, or its number along the inputs */
     uint32_t *codes;             /* n:4 */
     void *values;
+    uint32_t *source;            /* NULL, or of each value: its entry in the csr's order */
     size_t codes_bytes, values_bytes;
 };
 
@@ -61,7 +62,9 @@ int fc_blocks_fit(const fc_csr *csr, fc_layout layout) {
     if (!mask) return FC_UNFIT;
     int fit = FC_WHOLE;
     int64_t places = 0;
-    for (ptrdiff_t r = 0; r < csr->rows && fit; r += s.outputs) {
+    /* Where any part of a block will do, one that is not full says it all. */
+    const int least = s.stored < s.inputs ? FC_FILLED : FC_WHOLE;
+    for (ptrdiff_t r = 0; r < csr->rows && fit >= least; r += s.outputs) {
         const ptrdiff_t last = r + s.outputs < csr->rows ? r + s.outputs : csr->rows;
         const int full = s.outputs > 1 ? (int)(last - r) : s.stored;
         mark(csr, s, r, last, mask);
@@ -81,23 +84,24 @@ int fc_blocks_fit(const fc_csr *csr, fc_layout layout) {
 static void put(const fc_blocks *b, ptrdiff_t place, const void *values, int64_t e) {
     if (b->dtype == FC_F32) ((float *)b->values)[place] += ((const float *)values)[e];
     else ((double *)b->values)[place] += ((const double *)values)[e];
+    if (b->source) b->source[place] = (uint32_t)e;
 }
 
-static void clear(fc_blocks *b, ptrdiff_t count) {
-    for (ptrdiff_t i = 0; i < count; i++)
-        if (b->dtype == FC_F32) ((float *)b->values)[i] = -0.0f;
-        else ((double *)b->values)[i] = -0.0;
-}
-
-static int make_values(fc_blocks *b, ptrdiff_t count) {
+static int make_values(fc_blocks *b, ptrdiff_t count, int flags) {
     b->values_bytes = (size_t)(count * fc_size(b->dtype));
     b->values = fc_map(b->values_bytes);
-    if (b->values) clear(b, count);
-    return b->values != NULL;
+    if (flags & FC_SPARSE_UPDATE) b->source = malloc((size_t)(count + 1) * sizeof *b->source);
+    if (!b->values || (!b->source && flags & FC_SPARSE_UPDATE)) return 0;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        if (b->dtype == FC_F32) ((float *)b->values)[i] = -0.0f;
+        else ((double *)b->values)[i] = -0.0;
+        if (b->source) b->source[i] = FC_PADDING;
+    }
+    return 1;
 }
 
 /* Blocks are listed in order of their inputs; `mask` is room for the marks, `slot` for the number of each block. */
-static int lay_out_lists(fc_blocks *b, const fc_csr *csr, uint16_t *mask, int64_t *slot) {
+static int lay_out_lists(fc_blocks *b, const fc_csr *csr, uint16_t *mask, int64_t *slot, int flags) {
     const block_shape s = shapes[b->layout];
     const ptrdiff_t units = b->k / s.inputs;
     b->begin = malloc((size_t)(b->panels + 1) * sizeof *b->begin);
@@ -124,7 +128,7 @@ static int lay_out_lists(fc_blocks *b, const fc_csr *csr, uint16_t *mask, int64_
         }
         if (fill) continue;
         b->place = malloc((size_t)(count + 1) * sizeof *b->place);
-        if (!b->place || !make_values(b, count * 16)) return 0;
+        if (!b->place || !make_values(b, count * 16, flags)) return 0;
     }
     return 1;
 }
@@ -135,12 +139,12 @@ static void fill_up(uint16_t *mask, ptrdiff_t groups, int stored) {
         for (int i = 0; bits(mask[g]) < stored; i++) mask[g] |= (uint16_t)(1u << i);
 }
 
-static int lay_out_quads(fc_blocks *b, const fc_csr *csr, uint16_t *mask) {
+static int lay_out_quads(fc_blocks *b, const fc_csr *csr, uint16_t *mask, int flags) {
     const block_shape s = shapes[b->layout];
     const ptrdiff_t groups = b->k / 4, coded = (b->steps + 15) / 16;
     b->codes_bytes = (size_t)(b->panels * coded * FC_QUADS) * sizeof *b->codes;
     b->codes = fc_map(b->codes_bytes);
-    if (!b->codes || !make_values(b, b->panels * b->steps * FC_QUADS)) return 0;
+    if (!b->codes || !make_values(b, b->panels * b->steps * FC_QUADS, flags)) return 0;
     memset(b->codes, 0, b->codes_bytes);
     for (ptrdiff_t r = 0; r < b->n; r++) {
         const ptrdiff_t p = r / FC_QUADS, lane = r % FC_QUADS;
@@ -162,17 +166,17 @@ static int lay_out_quads(fc_blocks *b, const fc_csr *csr, uint16_t *mask) {
     return 1;
 }
 
-static int lay_out(fc_blocks *b, const fc_csr *csr) {
+static int lay_out(fc_blocks *b, const fc_csr *csr, int flags) {
     const ptrdiff_t units = b->k / shapes[b->layout].inputs;
     uint16_t *mask = fc_alloc((size_t)(units + 1) * sizeof *mask);
     int64_t *slot = fc_alloc((size_t)(units + 1) * sizeof *slot);
-    const int done = mask && slot && (b->steps < 0 ? lay_out_lists(b, csr, mask, slot) : lay_out_quads(b, csr, mask));
+    const int done = mask && slot && (b->steps < 0 ? lay_out_lists(b, csr, mask, slot, flags) : lay_out_quads(b, csr, mask, flags));
     fc_free(mask);
     fc_free(slot);
     return done;
 }
 
-fc_blocks *fc_blocks_pack(fc_dtype dtype, const fc_csr *csr, fc_layout layout) {
+fc_blocks *fc_blocks_pack(fc_dtype dtype, const fc_csr *csr, fc_layout layout, int flags) {
     fc_blocks *b = calloc(1, sizeof *b);
     if (!b) return NULL;
     const ptrdiff_t rows = rows_of_panel(layout);
@@ -182,7 +186,7 @@ fc_blocks *fc_blocks_pack(fc_dtype dtype, const fc_csr *csr, fc_layout layout) {
     b->k = csr->cols;
     b->panels = (b->n + rows - 1) / rows;
     b->steps = is_quads(layout) ? b->k / 4 * shapes[layout].stored : -1;
-    if (lay_out(b, csr)) return b;
+    if (lay_out(b, csr, flags)) return b;
     fc_blocks_free(b);
     return NULL;
 }
@@ -193,6 +197,7 @@ void fc_blocks_free(fc_blocks *b) {
     if (b->codes) fc_unmap(b->codes, b->codes_bytes);
     free(b->begin);
     free(b->place);
+    free(b->source);
     free(b);
 }
 
@@ -208,8 +213,35 @@ int64_t fc_blocks_entries(const fc_blocks *b) {
 }
 
 size_t fc_blocks_bytes(const fc_blocks *b) {
-    if (is_quads(b->layout)) return b->values_bytes + b->codes_bytes;
-    return b->values_bytes + (size_t)(b->panels + 1) * sizeof *b->begin + (size_t)b->begin[b->panels] * sizeof *b->place;
+    const size_t source = b->source ? b->values_bytes / (size_t)fc_size(b->dtype) * sizeof *b->source : 0;
+    if (is_quads(b->layout)) return b->values_bytes + b->codes_bytes + source;
+    return b->values_bytes + source + (size_t)(b->panels + 1) * sizeof *b->begin + (size_t)b->begin[b->panels] * sizeof *b->place;
+}
+
+typedef struct update {
+    const fc_blocks *blocks;
+    const void *values;
+    ptrdiff_t count;
+} update;
+
+enum { UPDATE_UNIT = 1 << 16 }; /* values at a time */
+
+static void update_unit(void *context, int thread, ptrdiff_t unit) {
+    const update *u = context;
+    const fc_blocks *b = u->blocks;
+    const ptrdiff_t begin = unit * UPDATE_UNIT, end = u->count - begin < UPDATE_UNIT ? u->count : begin + UPDATE_UNIT;
+    (void)thread;
+    for (ptrdiff_t i = begin; i < end; i++) {
+        const uint32_t e = b->source[i];
+        if (e == FC_PADDING) continue;
+        if (b->dtype == FC_F32) ((float *)b->values)[i] = ((const float *)u->values)[e];
+        else ((double *)b->values)[i] = ((const double *)u->values)[e];
+    }
+}
+
+void fc_blocks_update(fc_blocks *b, const void *values, int threads) {
+    update u = {b, values, (ptrdiff_t)b->values_bytes / fc_size(b->dtype)};
+    fc_parallel_for(fc_team_for((double)u.count * 8, threads), (u.count + UPDATE_UNIT - 1) / UPDATE_UNIT, update_unit, &u);
 }
 
 void fc_blocks_unpack(const fc_blocks *b, void *values, int64_t *indices, int64_t *indptr) {

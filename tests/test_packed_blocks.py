@@ -296,3 +296,47 @@ def test_malformed_structures_are_refused(format):
         matrix.indptr, matrix.indices = np.array(indptr, np.int32), np.array(indices, np.int32)
         with pytest.raises(ValueError, match=r"indices|indptr"):
             fastfc.pack(matrix, format=format)
+
+
+# ---- Layers ---------------------------------------------------------------------------------------------------------
+
+
+@FORMATS
+@pytest.mark.parametrize("m", [1, 30])
+def test_a_layer_of_blocks(isa, dtype, rng, format, m):
+    """Forward through the layout, in training as in eval, whatever the values become; gradients as those of any CSR."""
+    csr = blocky(rng, (80, 160), dtype, format, 0.4)
+    layer = fastfc.SparseLinear.from_csr(csr, gaussian(rng, 80, dtype))
+    x, grad = gaussian(rng, (m, 160), dtype), gaussian(rng, (m, 80), dtype)
+    for _ in range(2):
+        packed = fastfc.pack(fastfc.CSR(layer.weight.data, csr.indices, csr.indptr, csr.shape), format=format)
+        expected = fastfc.linear(x, packed, layer.bias.data)
+        y, backward = layer.vjp(x)
+        assert_same_bits(y, expected)
+        gx = backward(grad)
+        w = dense(packed.unpack())
+        g, a = reference.wide(grad), reference.wide(x)
+        assert_close(gx, g @ w, reference.bound(80, np.abs(g) @ np.abs(w), dtype))
+        arrays = csr.data, csr.indices, csr.indptr, csr.shape
+        bound = reference.stored(arrays, reference.bound(m + 1, np.abs(g).T @ np.abs(a), dtype))
+        assert_close(layer.weight.grad, reference.stored(arrays, g.T @ a), bound)
+        layer.eval()
+        assert_same_bits(layer(x), expected)
+        layer.train()
+        layer.zero_grad()
+        layer.weight.data *= dtype(-1.5)
+
+
+def test_pruned_layers_reach_the_layouts(rng):
+    prune = fastfc.prune
+    for method, format in ((lambda model: prune.blocks(model, 0.75, (16, 1)), "16x1"),
+                           (lambda model: prune.blocks(model, 0.75, (16, 16)), "16x1"),
+                           (lambda model: prune.blocks(model, 0.75, (1, 16)), "1x16"),
+                           (lambda model: prune.n_m(model, 2, 4), "2:4"), (lambda model: prune.n_m(model, 1, 4), "1:4"),
+                           (lambda model: prune.n_m(model, 2, 8, shared=16), "16x1"),
+                           (lambda model: prune.l1_unstructured(model, 0.75), "tiled")):  # fmt: skip
+        layer = prune.to_sparse(method(fastfc.Linear(96, 64, rng=0)))
+        report = prune.report(layer, measure=False)
+        assert report["format"] == [format] and report["bytes"][0] < 96 * 64 * 4
+        x = gaussian(rng, (5, 96), np.float32)
+        assert_close(layer.eval()(x), reference.wide(x) @ layer.to_dense().T + layer.bias.data, np.full((5, 64), 1e-5))

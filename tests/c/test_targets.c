@@ -226,7 +226,8 @@ static void blocks(fc_dtype dtype, record *r) {
         array values = noise(dtype, nnz, 1, 1), x = noise(dtype, M * K, 1, 2), bias = noise(dtype, N, 1, 3);
         const fc_csr csr = {values.data, indices, indptr, 4, N, K, nnz};
         failures += fc_blocks_fit(&csr, (fc_layout)layout) != FC_WHOLE;
-        fc_blocks *w = fc_blocks_pack(dtype, &csr, (fc_layout)layout);
+        fc_blocks *w = fc_blocks_pack(dtype, &csr, (fc_layout)layout, FC_SPARSE_UPDATE);
+        fc_blocks_update(w, values.data, 1);
         for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
             const int m = batches[i];
             array y = make(dtype, (ptrdiff_t)m * N);
