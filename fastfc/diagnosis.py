@@ -333,7 +333,8 @@ def _sparse_blocks(dtype):  # panels, quads, across
         x = _gaussian(7, (m, k), dtype)
         y = linear(x, packed, activation="silu")
         yield f"{form}, random", y, None
-        yield f"{form}, random, row by row", np.concatenate([linear(row[None], packed, activation="silu") for row in x]), y
+        rows = np.concatenate([linear(row[None], packed, activation="silu") for row in x])
+        yield f"{form}, random, row by row", rows, y
 
 
 @_check

@@ -23,15 +23,15 @@ def pack(weight, *, format=None, tune=False, batch=64):
     weight : (out_features, in_features) ndarray, fastfc.CSR, or scipy.sparse CSR, CSC, COO or BSR
         float32 or float64, any strides. Entries that a sparse matrix stores twice add up.
     format : {None, "auto", "dense", "tiled", "16x1", "1x16", "2:4", "1:4"}, optional
-        None: an array stays dense and a sparse matrix sparse, in a layout of blocks if its entries fill blocks wholly, else
-        "tiled". "auto": likewise, or "dense" if too much is stored for the sparse layout to gain by; from shape, entries
-        and pattern alone. A name: that layout. Of an array the places that are not 0 are stored in a sparse layout; then a
-        NaN or Inf in x meets stored entries only. "dense": a sparse matrix is filled up with zeros.
+        None: an array stays dense and a sparse matrix sparse, in a layout of blocks if its entries fill blocks wholly,
+        else "tiled". "auto": likewise, or "dense" if too much is stored for the sparse layout to gain by; from shape,
+        entries and pattern alone. A name: that layout. Of an array the places that are not 0 are stored in a sparse
+        layout; then a NaN or Inf in x meets stored entries only. "dense": a sparse matrix is filled up with zeros.
 
-        "16x1": 16 outputs that follow each other store the same inputs (BSR blocks of 16 k × anything; n:m shared over 16
-        outputs). "1x16": 16 inputs that follow each other. "2:4", "1:4": of each 4 inputs so many. Blocks are counted from
-        the first output and input. What they have no entry for is filled up with zeros, which are stored entries from
-        then on.
+        "16x1": 16 outputs that follow each other store the same inputs (BSR blocks whose height 16 divides; n:m shared
+        over 16 outputs). "1x16": 16 inputs that follow each other. "2:4", "1:4": of each 4 inputs so many. Blocks are
+        counted from the first output and input. What they have no entry for is filled up with zeros, which are stored
+        entries from then on.
     tune : bool
         Time what `format` leaves open, with random numbers, and take the fastest: with None the sparse layouts that a
         sparse matrix fills wholly; with "auto" dense too. Then two runs may differ in their choice, and so in bits.
@@ -49,8 +49,8 @@ def pack(weight, *, format=None, tune=False, batch=64):
     TypeError
         If `weight` is no float32 or float64 array, nor a sparse matrix of such values.
     ValueError
-        If it is not 2-D, or its structure is malformed, or there is no such format, or it does not go into it: inputs that
-        16 or 4 does not divide, more than n entries in 4 inputs.
+        If it is not 2-D, or its structure is malformed, or there is no such format, or it does not go into it: inputs
+        that 16 or 4 does not divide, more than n entries in 4 inputs.
     MemoryError
         If there is no room for the copy.
 

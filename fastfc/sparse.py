@@ -96,8 +96,9 @@ class CSR:
 class PackedCSR(CSR):
     """A CSR weight whose products go through packed copies of it, made when first needed; a layer's, not public.
 
-    The forward product's has the layout that the pattern fills (`fastfc.layouts`), those for gradients are tiled. The structure is packed once. While the values may change in place, they are copied into the packs before each
-    product, unless they are `frozen`; the gradient of the values is in the order of ``data``, as for any CSR.
+    The forward product's has the layout that the pattern fills (`fastfc.layouts`), those for gradients are tiled. The
+    structure is packed once. While the values may change in place, they are copied into the packs before each product,
+    unless they are `frozen`; the gradient of the values is in the order of ``data``, as for any CSR.
     """
 
     __slots__ = ("_frozen", "_pack", "_tiled", "_transposed")

@@ -512,7 +512,7 @@ def packed_sparse(c):
 
     def check(result):
         packed, y = result
-        expect(packed.shape == (n, k) and packed.nnz == parts[2][-1] and packed.unpack().nnz == packed.nnz, repr(packed))
+        expect(packed.shape == (n, k) and packed.nnz == parts[2][-1] == packed.unpack().nnz, repr(packed))
         if c.values is integers:
             same(y, (x.astype(float) @ exact(parts).T).astype(c.dtype) + 0, (m, n))
         for row in range(min(m, 3)):

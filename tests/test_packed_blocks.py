@@ -89,7 +89,8 @@ def test_integers_at_all_widths(isa, dtype, rng, format, shape):
         for m in BATCHES:
             expected = x[:m].astype(np.int64) @ exact.T
             assert np.array_equal(fastfc.linear(x[:m], packed), expected), m
-            y, z = fastfc.linear(x[:m], packed, bias, residual=residual[:m], activation="relu", return_preactivation=True)
+            rest = {"residual": residual[:m], "activation": "relu", "return_preactivation": True}
+            y, z = fastfc.linear(x[:m], packed, bias, **rest)
             expected = expected + bias.astype(np.int64) + residual[:m].astype(np.int64)
             assert np.array_equal(z, expected) and np.array_equal(y, np.maximum(expected, 0)), m
 
@@ -139,7 +140,7 @@ def test_same_row_same_bits(dtype, rng, format):
 
 @FORMATS
 def test_only_stored_entries_are_multiplied(isa, dtype, rng, format):
-    """Inf and NaN opposite what is not stored, in the same panel or group of 4 as what is; and stored zeros meet them."""
+    """Inf and NaN opposite what is not stored, in the same panel or group of 4 as what is; stored zeros meet them."""
     csr = blocky(rng, (50, 96), dtype, format, 0.5, integers)
     packed, w = fastfc.pack(csr, format=format), dense(csr)
     stored = np.zeros(w.shape, bool)
@@ -207,7 +208,7 @@ def test_any_structure(data):
 
 
 def test_panels_of_all_lengths(isa, dtype, rng):
-    """Panels that are finished in the first of several spans of chains, empty ones among them, and shares of threads."""
+    """Panels that are finished in the first of several spans of chains, empty ones too, and shares of threads."""
     mask = np.repeat(rng.random((20, 2000)) < rng.choice([0, 0.01, 0.2, 1.0], (20, 1)), 16, axis=0)[:309]
     w = np.where(mask, integers(rng, mask.shape, dtype), dtype(0))
     packed = fastfc.pack(w, format="16x1")
@@ -250,7 +251,8 @@ def test_chosen_by_the_pattern(dtype, rng):
         holed = dense(csr).astype(dtype)
         holed[tuple(np.argwhere(holed)[5])] = 0
         assert chosen(holed, "auto") == "tiled"
-    for block, format in (((16, 1), "16x1"), ((16, 16), "16x1"), ((32, 4), "16x1"), ((1, 16), "1x16"), ((4, 4), "tiled")):
+    expected = {(16, 1): "16x1", (16, 16): "16x1", (32, 4): "16x1", (1, 16): "1x16", (4, 4): "tiled"}
+    for block, format in expected.items():
         grid = rng.random((96 // block[0], 96 // block[1])) < 0.3
         w = np.kron(grid, np.ones(block)).astype(dtype) * gaussian(rng, (96, 96), dtype)
         assert chosen(sp.bsr_array(w, blocksize=block)) == format
@@ -275,11 +277,11 @@ def test_tuned(dtype, rng):
 
 
 @pytest.mark.parametrize("error, text, weight, options", [
-    (ValueError, "does not go into format '2:4': 6 inputs, expected a multiple of 4", np.ones((4, 6)), {"format": "2:4"}),
+    (ValueError, "into format '2:4': 6 inputs, expected a multiple of 4", np.ones((4, 6)), {"format": "2:4"}),
     (ValueError, "'1x16': 24 inputs, expected a multiple of 16", np.ones((4, 24)), {"format": "1x16"}),
     (ValueError, "'1:4': more than 1 entries in 4 inputs", np.ones((4, 8)), {"format": "1:4"}),
     (ValueError, "'2:4': more than 2 entries", sp.csr_array(np.ones((4, 8))), {"format": "2:4"}),
-    (ValueError, "must be one of 'auto', 'dense', 'tiled', '16x1', '1x16', '2:4', '1:4'", np.ones((2, 2)), {"format": "3:4"}),
+    (ValueError, "must be one of 'auto', 'dense', 'tiled', '16x1', .* got '3:4'", np.ones((2, 2)), {"format": "3:4"}),
     (TypeError, "tune must be a bool, got int", np.ones((2, 2)), {"tune": 1}),
     (TypeError, "batch must be an integer, got float", np.ones((2, 2)), {"batch": 1.0}),
     (ValueError, "batch must be at least 1, got 0", np.ones((2, 2)), {"batch": 0}),

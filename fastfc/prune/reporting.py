@@ -12,8 +12,8 @@ from fastfc.rows import Rows
 
 __all__ = ["Report", "report"]
 
-# Of the rate of multiply-adds of the dense kernels, what a packed sparse weight's reach with a batch, by layout; and the
-# number of rows below which bytes from memory count.
+# Of the rate of multiply-adds of the dense kernels, what a packed sparse weight's reach with a batch, by layout; and
+# the number of rows below which bytes from memory count.
 RATES, FEW_ROWS = {"tiled": 0.5, "16x1": 0.75, "1x16": 0.4, "2:4": 0.45, "1:4": 0.35}, 8
 
 
