@@ -196,7 +196,7 @@ fc_status fc_linear_forward_csr(fc_dtype dtype, const fc_matrix *x, const fc_csr
 /* Workspace: for each thread a tile of x and the sums of up to 1024 outputs, each 256 bytes wide. */
 fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
                                    int threads);
-/* Workspace: for each thread the sums of 64 panels of 16 outputs and 32 tiles of rows at most; a copy of x as above. */
+/* Workspace: a copy of x as above. */
 fc_status fc_linear_forward_blocks(fc_dtype dtype, const fc_matrix *x, const fc_blocks *w, const fc_epilogue *epilogue,
                                    int threads);
 /* A CSR x: w is dense (packed NULL) or packed (w NULL). */

@@ -159,8 +159,7 @@ typedef struct fc_tiled_grad_job {
     int add;
 } fc_tiled_grad_job;
 
-/* panels: 16 outputs at a time have a list of stored inputs, and of each entry 16 values. Of the chains of each panel, blocks
- * of FC_BLOCK entries, those from number `skip` on, `chains` of them at most; what is not finished goes on from total. */
+/* panels: 16 outputs at a time have a list of stored inputs, and of each entry 16 values; chains of FC_BLOCK entries. */
 typedef struct fc_panels_job {
     const void *x;
     ptrdiff_t x_row, m;       /* bytes from row to row; elements of a row are contiguous */
@@ -168,16 +167,14 @@ typedef struct fc_panels_job {
     const uint32_t *columns;
     const int64_t *begin;     /* panels + 1 places: the first entry of each */
     ptrdiff_t panels;
-    ptrdiff_t skip, chains;
     int64_t ahead;            /* what comes next stands so many entries behind: fetch it; 0: nothing */
-    void *total;              /* a panel after the other: m rows of 16; NULL: all are finished at once */
     const fc_epilogue *epilogue;
     ptrdiff_t row, col, n;    /* where row 0 and the first panel stand in y, and how many outputs there are from there on */
 } fc_panels_job;
 
 /* quads: FC_QUADS outputs at a time, of which each stores `of` inputs of every 4. Steps of a panel go through its groups of 4
  * in order, `of` to a group: values are steps by FC_QUADS, and of 16 steps the places in their groups, 2 bits each from the
- * lowest on, make one code an output. `skip` and `chains` as of panels, blocks of FC_BLOCK steps. */
+ * lowest on, make one code an output. Chains of FC_BLOCK steps. */
 typedef struct fc_quads_job {
     const void *x;
     ptrdiff_t x_row, m;
@@ -185,8 +182,6 @@ typedef struct fc_quads_job {
     const uint32_t *places;
     ptrdiff_t panels, steps;  /* steps of each panel, padded to 16 where codes are counted */
     int of;
-    ptrdiff_t skip, chains;
-    void *total;              /* a panel after the other: m rows of FC_QUADS; NULL: likewise */
     const fc_epilogue *epilogue;
     ptrdiff_t row, col, n;
 } fc_quads_job;

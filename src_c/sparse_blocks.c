@@ -270,8 +270,8 @@ void fc_blocks_unpack(const fc_blocks *b, void *values, int64_t *indices, int64_
 
 /* ---- Forward ------------------------------------------------------------------------------------------------------ */
 
-/* Units are strips of panels by splits of the rows. In a unit a group of panels, whose part of the values stays in L2, meets
- * all rows, a tile of them after the other, whose part of x stays in L1; then comes the next span of chains. */
+/* Units are strips of panels by splits of the rows. In a unit a group of panels, whose values stay in L2, meets all rows, a
+ * tile of them after the other. (Spans of chains, so that a tile's part of x stays in L1 too, lost to their own cost.) */
 typedef struct product {
     const fc_kernels *kernels;
     const fc_blocks *blocks;
@@ -279,10 +279,7 @@ typedef struct product {
     const fc_epilogue *epilogue;
     ptrdiff_t width;             /* outputs of a panel */
     ptrdiff_t strips, splits;
-    ptrdiff_t group, span;       /* panels, and chains of each, at a time */
-    ptrdiff_t chains;            /* of the longest panel */
-    size_t total_bytes;
-    char *workspace;
+    ptrdiff_t group;             /* panels at a time */
 } product;
 
 /* Steps of the panels before number p. */
@@ -303,22 +300,18 @@ static ptrdiff_t strip_begin(const product *p, ptrdiff_t i) {
 
 enum { NEAR = 16 }; /* entries */
 
-/* Panels `panel` .. `panel` + panels - 1 times m rows from `row` on, the chains from number `skip` on. */
-static void run_group(const product *p, void *total, ptrdiff_t row, ptrdiff_t m, ptrdiff_t panel, ptrdiff_t panels,
-                      ptrdiff_t skip) {
+/* Panels `panel` .. `panel` + panels - 1 times m rows from `row` on. */
+static void run_group(const product *p, ptrdiff_t row, ptrdiff_t m, ptrdiff_t panel, ptrdiff_t panels) {
     const fc_blocks *b = p->blocks;
     const char *x = (const char *)p->x.data + row * p->x.row_stride;
     const ptrdiff_t col = panel * p->width, n = b->n - col, size = fc_size(b->dtype);
     if (b->layout == FC_16X1) {
         fc_panels_job job = {
             .x = x, .x_row = p->x.row_stride, .m = m, .values = b->values, .columns = b->place, .begin = b->begin + panel,
-            .panels = panels, .skip = skip, .chains = p->span, .total = total, .epilogue = p->epilogue, .row = row, .col = col,
-            .n = n,
+            .panels = panels, .epilogue = p->epilogue, .row = row, .col = col, .n = n,
         };
-        /* What comes next: where few rows are done with an entry at once, what is near; else the next span, or group. */
-        job.ahead = m <= p->kernels->tile_rows     ? NEAR
-                    : skip + p->span < p->chains ? p->span * FC_BLOCK
-                                                 : b->begin[panel + panels] - b->begin[panel] - skip * FC_BLOCK;
+        /* What comes next: where few rows are done with an entry at once, what is near; else the next group. */
+        job.ahead = m <= p->kernels->tile_rows ? NEAR : b->begin[panel + panels] - b->begin[panel];
         p->kernels->panels[b->dtype](&job);
     } else if (b->layout == FC_1X16) {
         fc_across_job job = {
@@ -331,8 +324,7 @@ static void run_group(const product *p, void *total, ptrdiff_t row, ptrdiff_t m,
             .x = x, .x_row = p->x.row_stride, .m = m,
             .values = (const char *)b->values + panel * b->steps * FC_QUADS * size,
             .places = b->codes + panel * ((b->steps + 15) / 16) * FC_QUADS, .panels = panels, .steps = b->steps,
-            .of = shapes[b->layout].stored, .skip = skip, .chains = p->span, .total = total, .epilogue = p->epilogue,
-            .row = row, .col = col, .n = n,
+            .of = shapes[b->layout].stored, .epilogue = p->epilogue, .row = row, .col = col, .n = n,
         };
         p->kernels->quads[b->dtype](&job);
     }
@@ -344,54 +336,28 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
     const ptrdiff_t first = strip_begin(p, strip), last = strip_begin(p, strip + 1);
     const ptrdiff_t share = p->x.rows / p->splits, longer = p->x.rows % p->splits;
     const ptrdiff_t row = share * split + (split < longer ? split : longer), m = share + (split < longer);
-    void *total = p->total_bytes ? p->workspace + (size_t)thread * p->total_bytes : NULL;
-    for (ptrdiff_t panel = first, panels; panel < last; panel += panels) {
-        panels = last - panel < p->group ? last - panel : p->group;
-        for (ptrdiff_t skip = 0; skip < p->chains; skip += p->span) run_group(p, total, row, m, panel, panels, skip);
-    }
+    (void)thread;
+    for (ptrdiff_t panel = first; panel < last; panel += p->group)
+        run_group(p, row, m, panel, last - panel < p->group ? last - panel : p->group);
 }
 
-/* Of x, a tile's part that is to stay in L1; the panels of a group, and the tiles of a unit at most. */
-enum { X_BYTES = 16 << 10, MOST_PANELS = 64, MOST_TILES = 32 };
-
-static void make_plan(product *p, int team) {
-    const fc_blocks *b = p->blocks;
-    const ptrdiff_t size = fc_size(b->dtype), tile = p->kernels->tile_rows, m = p->x.rows;
-    const double steps = (double)steps_before(b, b->panels) / (double)b->panels;
-    p->width = rows_of_panel(b->layout);
-    p->chains = p->span = 1;
-    if (b->layout != FC_1X16) {
-        for (ptrdiff_t i = 0; i < b->panels; i++) {
-            const int64_t chains = (steps_before(b, i + 1) - steps_before(b, i) + FC_BLOCK - 1) / FC_BLOCK;
-            if (p->chains < chains) p->chains = chains;
-        }
-        /* A chain passes over so much of x as its entries lie apart. */
-        const double fit = X_BYTES / ((double)(tile * size) * FC_BLOCK * (double)b->k / (steps + 1));
-        p->span = m <= tile || fit >= (double)p->chains ? p->chains : fit < 1 ? 1 : (ptrdiff_t)fit;
-    }
-    const double chain = (double)p->span * FC_BLOCK, part = b->layout == FC_1X16 || steps < chain ? steps : chain;
-    const double room = (double)fc_l2_bytes() / 4 / ((part + 1) * (double)((p->width > 16 ? p->width : 16) * size));
-    p->group = room < 1 ? 1 : room > MOST_PANELS ? MOST_PANELS : (ptrdiff_t)room;
-    p->strips = (b->panels + p->group - 1) / p->group;
-    if (team > 1 && p->strips < 8 * team) p->strips = 8 * team < b->panels ? 8 * team : b->panels;
-    const ptrdiff_t rows = MOST_TILES * tile < m ? MOST_TILES * tile : m;
-    p->splits = (m + rows - 1) / rows;
-    if (p->span < p->chains) p->total_bytes = (size_t)(rows * p->group * p->width * size);
-}
+/* Panels of a group, and tiles of rows of a unit, at most. */
+enum { MOST_PANELS = 64, MOST_TILES = 32 };
 
 fc_status fc_linear_forward_blocks(fc_dtype dtype, const fc_matrix *x, const fc_blocks *b, const fc_epilogue *epilogue,
                                    int threads) {
     if (!x->rows || !b->n) return FC_OK;
-    product p = {.kernels = fc_current(), .blocks = b, .epilogue = epilogue};
+    product p = {.kernels = fc_current(), .blocks = b, .epilogue = epilogue, .width = rows_of_panel(b->layout)};
     void *owned;
     if (fc_contiguous_rows(p.kernels, dtype, x, 0, threads, &p.x, &owned)) return FC_NO_MEMORY;
     const int team = fc_team_for((double)(x->rows + 4) * (double)fc_blocks_entries(b), threads);
-    make_plan(&p, team);
-    const ptrdiff_t units = p.strips * p.splits;
-    fc_status status = FC_OK;
-    if (p.total_bytes && !(p.workspace = fc_alloc((size_t)(team < units ? team : units) * p.total_bytes))) status = FC_NO_MEMORY;
-    else fc_parallel_for(team, units, product_unit, &p);
-    fc_free(p.workspace);
+    const double bytes = (double)b->values_bytes / (double)b->panels, room = (double)fc_l2_bytes() / 2 / (bytes + 1);
+    p.group = room < 1 ? 1 : room > MOST_PANELS ? MOST_PANELS : (ptrdiff_t)room;
+    p.strips = (b->panels + p.group - 1) / p.group;
+    if (team > 1 && p.strips < 8 * team) p.strips = 8 * team < b->panels ? 8 * team : b->panels;
+    const ptrdiff_t rows = MOST_TILES * p.kernels->tile_rows;
+    p.splits = (x->rows + rows - 1) / rows;
+    fc_parallel_for(team, p.strips * p.splits, product_unit, &p);
     fc_free(owned);
-    return status;
+    return FC_OK;
 }
