@@ -32,17 +32,19 @@ cdef class PackedSparse:
     dtype : numpy.dtype
         float32 or float64.
     format : str
-        The layout: "tiled".
+        The layout: "tiled"; or of blocks "16x1", "1x16", "2:4", "1:4" (see :func:`fastfc.pack`).
     nnz : int
-        Stored entries.
+        Stored entries; zeros that fill up a block are such.
     nbytes : int
-        Bytes held: for each entry its value and 2 bytes for its place, a few percent of padding, and the directory.
+        Bytes held. Tiled: for each entry its value and 2 bytes for its place, a few percent of padding, and the directory.
+        Blocks: the values, those of outputs rounded up to 16 (n:4: 32), with 4 bytes for 16 of them, n:4 2 bits each.
 
     Notes
     -----
-    The inputs are cut into tiles. An output's sum over its entries in a tile is one chain of fused multiply-adds in order
+    Tiled: the inputs are cut into tiles. An output's sum over its entries in a tile is one chain of fused multiply-adds in order
     of k; the total starts at +0 and takes the sums of the tiles in order of k. The length of a tile follows from the shape
-    and the number of entries (``src_c/fastfc.h`` says how), so the same matrix gives the same bits for any batch, number of
+    and the number of entries. The other layouts' sums are those of a CSR weight, chains of 192 entries; "1x16" adds up 16
+    chains, one for each place in a block. ``src_c/fastfc.h`` says it all; so the same matrix gives the same bits for any batch, number of
     threads and target with FMA.
 
     Examples
@@ -55,7 +57,9 @@ cdef class PackedSparse:
     >>> fastfc.linear(np.float32([[1, 10, np.nan]]), packed)
     array([[20.,  3.]], dtype=float32)
     """
-    cdef fc_sparse *sparse
+    cdef fc_sparse *sparse      # tiled, or
+    cdef fc_blocks *blocks
+    cdef str layout
     cdef int type_num
     cdef Py_ssize_t n, k, stored
     cdef object __weakref__
@@ -65,6 +69,7 @@ cdef class PackedSparse:
 
     def __dealloc__(self):
         fc_sparse_free(self.sparse)
+        fc_blocks_free(self.blocks)
 
     @property
     def shape(self):
@@ -80,7 +85,7 @@ cdef class PackedSparse:
 
     @property
     def format(self):
-        return "tiled"
+        return self.layout
 
     @property
     def nnz(self):
@@ -88,7 +93,7 @@ cdef class PackedSparse:
 
     @property
     def nbytes(self):
-        return fc_sparse_bytes(self.sparse)
+        return fc_sparse_bytes(self.sparse) if self.sparse != NULL else fc_blocks_bytes(self.blocks)
 
     def explain(self):
         """Return what was chosen and why, as text of a few lines.
@@ -101,24 +106,36 @@ cdef class PackedSparse:
         tiled: tiles of 384 inputs, because 12 entries of a row and more should share one
         688 bytes, dense 16384; work: 1.00 multiply-adds an entry, dense 64.0
         """
-        cdef Py_ssize_t tile = fc_sparse_tile(self.sparse), places = self.n * self.k
+        from fastfc.layouts import BLOCKS
+        cdef Py_ssize_t places = self.n * self.k, tile
+        cdef double padding = 1
         zeros = 100 * (1 - <double>self.stored / places) if places else 0.0
-        reason = {96: "because more than 40 % are stored",
-                  128: "because more than 15 % are stored, of so many that they are better read half as often",
-                  192: "because more than 15 % are stored",
-                  256: "because more than 7 % are stored"}.get(
-                      tile, "because 12 entries of a row and more should share one")
+        if self.sparse != NULL:
+            tile, padding = fc_sparse_tile(self.sparse), fc_sparse_padding(self.sparse)
+            reason = {96: "because more than 40 % are stored",
+                      128: "because more than 15 % are stored, of so many that they are better read half as often",
+                      192: "because more than 15 % are stored",
+                      256: "because more than 7 % are stored"}.get(
+                          tile, "because 12 entries of a row and more should share one")
+            reason = f"tiles of {tile} inputs, {reason}"
+        else:
+            reason = BLOCKS[self.layout].why
         return (f"{self.n} outputs x {self.k} inputs, {self.dtype}, {self.stored} entries ({zeros:.1f} % zeros)\n"
-                f"tiled: tiles of {tile} inputs, {reason}\n"
+                f"{self.layout}: {reason}\n"
                 f"{self.nbytes} bytes, dense {places * self.dtype.itemsize}; work: "
-                f"{fc_sparse_padding(self.sparse):.2f} multiply-adds an entry, dense {<double>places / max(self.stored, 1):.1f}")
+                f"{padding:.2f} multiply-adds an entry, dense {<double>places / max(self.stored, 1):.1f}")
 
     def _arrays(self):
         """Values, columns in order, and indptr of the matrix as CSR, new arrays."""
         values = np.empty(self.stored, self.dtype)
         indices, indptr = np.empty(self.stored, np.int64), np.empty(self.n + 1, np.int64)
-        fc_sparse_unpack(self.sparse, cnp.PyArray_DATA(values), <int64_t *>cnp.PyArray_DATA(indices),
-                         <int64_t *>cnp.PyArray_DATA(indptr))
+        cdef void *v = cnp.PyArray_DATA(values)
+        cdef int64_t *i = <int64_t *>cnp.PyArray_DATA(indices)
+        cdef int64_t *p = <int64_t *>cnp.PyArray_DATA(indptr)
+        if self.sparse != NULL:
+            fc_sparse_unpack(self.sparse, v, i, p)
+        else:
+            fc_blocks_unpack(self.blocks, v, i, p)
         return values, indices, indptr
 
     def unpack(self):
@@ -127,7 +144,9 @@ cdef class PackedSparse:
         return CSR(*self._arrays(), self.shape)
 
     def __reduce__(self):
-        return pack_sparse, (*self._arrays(), self.shape)
+        if self.sparse != NULL:
+            return pack_sparse, (*self._arrays(), self.shape)
+        return pack_blocks, (*self._arrays(), self.shape, self.layout)
 
     def __repr__(self):
         return (f"PackedSparse(shape={self.shape}, dtype={self.dtype}, format={self.format!r}, nnz={self.nnz}, "
@@ -150,6 +169,7 @@ def pack_sparse(cnp.ndarray data not None, cnp.ndarray indices not None, cnp.nda
         raise MemoryError(f"pack(): no memory for a packed copy of a weight with {p.stored} entries")
     p.type_num = cnp.PyArray_TYPE(data)
     p.n, p.k = (c.cols, c.rows) if transpose else (c.rows, c.cols)
+    p.layout = "tiled"
     return p
 
 
@@ -157,7 +177,10 @@ def update_sparse(PackedSparse packed not None, cnp.ndarray values not None, int
     """Put in new values, contiguous and in the order of the CSR that was packed with update=True."""
     cdef const void *data = cnp.PyArray_DATA(values)
     with nogil:
-        fc_sparse_update(packed.sparse, data, threads)
+        if packed.sparse != NULL:
+            fc_sparse_update(packed.sparse, data, threads)
+        else:
+            fc_blocks_update(packed.blocks, data, threads)
 
 
 def forward_sparse(cnp.ndarray x not None, PackedSparse weight not None, cnp.ndarray bias, cnp.ndarray residual,
@@ -177,7 +200,10 @@ def forward_sparse(cnp.ndarray x not None, PackedSparse weight not None, cnp.nda
     e.z = data_or_null(z)
     e.z_row = row_stride(z)
     with nogil:
-        status = fc_linear_forward_sparse(dt, &xm, weight.sparse, &e, threads)
+        if weight.sparse != NULL:
+            status = fc_linear_forward_sparse(dt, &xm, weight.sparse, &e, threads)
+        else:
+            status = fc_linear_forward_blocks(dt, &xm, weight.blocks, &e, threads)
     if status != FC_OK:
         raise MemoryError("linear(): no memory for workspace")
 

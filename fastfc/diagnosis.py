@@ -315,6 +315,29 @@ def _sparse_packed(dtype):  # tiled, tiled_grad, spmm_t
 
 
 @_check
+def _sparse_blocks(dtype):  # panels, quads, across
+    m, n, k = 21, 75, 800
+    random = np.random.default_rng(1)
+    panels = np.repeat(random.random((-(-n // 16), k)) < 0.4, 16, axis=0)[:n]
+    across = np.repeat(random.random((n, k // 16)) < 0.4, 16, axis=1)
+    quads = (np.argsort(random.random((n, k // 4, 4)), axis=2) < 2).reshape(n, k)
+    for form, mask in (("16x1", panels), ("1x16", across), ("2:4", quads), ("1:4", quads & (np.arange(k) % 2 > 0))):
+        wi = np.where(mask, _integers(2, n, k), 0)
+        if form == "1:4":
+            wi[:, 3::4] = np.where(wi[:, 1::4], 0, wi[:, 3::4])
+        xi, bi, ri = _integers(3, m, k), _integers(4, n), _integers(5, m, n)
+        x, b, r, w = (a.astype(dtype) for a in (xi, bi, ri, wi))
+        packed = pack(w, format=form)
+        yield f"{form}", linear(x, packed, b, residual=r, activation="relu"), np.maximum(xi @ wi.T + bi + ri, 0)
+        packed = pack(np.where(wi, _gaussian(6, (n, k), dtype), dtype.type(0)), format=form)
+        x = _gaussian(7, (m, k), dtype)
+        y = linear(x, packed, activation="silu")
+        yield f"{form}, random", y, None
+        rows = np.concatenate([linear(row[None], packed, activation="silu") for row in x])
+        yield f"{form}, random, row by row", rows, y
+
+
+@_check
 def _activations(dtype):  # finish, activation_grad, gate, gate_grad
     info = np.finfo(dtype)
     specials = [0.0, -0.0, info.smallest_subnormal, -info.tiny, info.max, -info.max, np.inf, -np.inf, np.nan]

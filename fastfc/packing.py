@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 
-from fastfc import _core
+from fastfc import _core, layouts
 from fastfc.functional import check_pack
 from fastfc.sparse import CSR, as_csr, is_sparse
 
 __all__ = ["pack"]
 
-FORMATS = ("auto", "dense", "tiled")
+FORMATS = ("auto", "dense", "tiled", *layouts.BLOCKS)
 
 
-def pack(weight, *, format=None):
+def pack(weight, *, format=None, tune=False, batch=64):
     """Copy a weight into the layout that the kernels read fastest.
 
     Parameters
     ----------
     weight : (out_features, in_features) ndarray, fastfc.CSR, or scipy.sparse CSR, CSC, COO or BSR
         float32 or float64, any strides. Entries that a sparse matrix stores twice add up.
-    format : {None, "auto", "dense", "tiled"}, optional
-        None: an array stays dense and a sparse matrix sparse. "tiled": the places of an array that are not 0 are
-        stored; then a NaN or Inf in x meets stored entries only. "auto": "tiled" where at least 45 % of the places are
-        not stored, else "dense", from shape and entries alone. "dense": a sparse matrix is filled up with zeros.
+    format : {None, "auto", "dense", "tiled", "16x1", "1x16", "2:4", "1:4"}, optional
+        None: an array stays dense and a sparse matrix sparse, in a layout of blocks if its entries fill blocks wholly,
+        else "tiled". "auto": likewise, or "dense" if too much is stored for the sparse layout to gain by; from shape,
+        entries and pattern alone. A name: that layout. Of an array the places that are not 0 are stored in a sparse
+        layout; then a NaN or Inf in x meets stored entries only. "dense": a sparse matrix is filled up with zeros.
+
+        "16x1": 16 outputs that follow each other store the same inputs (BSR blocks whose height 16 divides; n:m shared
+        over 16 outputs). "1x16": 16 inputs that follow each other. "2:4", "1:4": of each 4 inputs so many. Blocks are
+        counted from the first output and input. What they have no entry for is filled up with zeros, which are stored
+        entries from then on.
+    tune : bool
+        Time what `format` leaves open, with random numbers, and take the fastest: with None the sparse layouts that a
+        sparse matrix fills wholly; with "auto" dense too. Then two runs may differ in their choice, and so in bits.
+    batch : int >= 1
+        Rows of x that `tune` measures with.
 
     Returns
     -------
@@ -36,7 +49,8 @@ def pack(weight, *, format=None):
     TypeError
         If `weight` is no float32 or float64 array, nor a sparse matrix of such values.
     ValueError
-        If it is not 2-D, or its structure is malformed, or there is no such format.
+        If it is not 2-D, or its structure is malformed, or there is no such format, or it does not go into it: inputs
+        that 16 or 4 does not divide, more than n entries in 4 inputs.
     MemoryError
         If there is no room for the copy.
 
@@ -54,24 +68,68 @@ def pack(weight, *, format=None):
         raise TypeError(f"pack(): format must be a string, got {format.__class__.__name__}")
     if format is not None and format not in FORMATS:
         raise ValueError(f"pack(): format must be one of {', '.join(map(repr, FORMATS))}, got {format!r}")
-    if is_sparse(weight):
+    if not isinstance(tune, (bool, np.bool_)):
+        raise TypeError(f"pack(): tune must be a bool, got {type(tune).__name__}")
+    if isinstance(batch, (bool, np.bool_)) or not isinstance(batch, (int, np.integer)):
+        raise TypeError(f"pack(): batch must be an integer, got {type(batch).__name__}")
+    if batch < 1:
+        raise ValueError(f"pack(): batch must be at least 1, got {batch}")
+    if not is_sparse(weight):
+        if format is None or format == "dense":
+            return _core.pack(weight)
+        weight = check_pack(weight)
+        csr = _stored(weight)
+    else:
         csr = _rows_of(weight)
-        if format == "dense" or (format == "auto" and not _worth_it(csr.nnz, csr.shape)):
-            return _core.pack(_dense(csr))
-        return _core.pack_sparse(csr.data, csr.indices, csr.indptr, csr.shape)
-    if format is None or format == "dense":
-        return _core.pack(weight)
-    weight = check_pack(weight)
-    stored = weight != 0  # NaN included
-    if format == "auto" and not _worth_it(int(np.count_nonzero(stored)), weight.shape):
-        return _core.pack(weight)
+    open_to = _candidates(csr, format, tune)
+    packed = [_packed(csr, weight, name) for name in open_to]
+    return packed[0] if len(packed) == 1 else _fastest(packed, batch)
+
+
+def _candidates(csr, format, tune):
+    """Names of the layouts that `format` leaves open: one, unless they are to be timed."""
+    if format is not None and format != "auto":
+        if format in layouts.BLOCKS:
+            refusal = layouts.refusal(csr, format)
+            if refusal:
+                raise ValueError(f"pack(): weight does not go into format {format!r}: {refusal}")
+        return [format]
+    best = layouts.best(csr)
+    if tune:
+        return [*dict.fromkeys([best, "tiled"]), *(["dense"] if format == "auto" else [])]
+    most = layouts.BLOCKS[best].most if best in layouts.BLOCKS else 0.55
+    return ["dense" if format == "auto" and csr.nnz > most * csr.shape[0] * csr.shape[1] else best]
+
+
+def _packed(csr, weight, name):
+    if name == "dense":
+        return _core.pack(_dense(csr) if is_sparse(weight) else weight)
+    arrays = csr.data, csr.indices, csr.indptr, csr.shape
+    return _core.pack_sparse(*arrays) if name == "tiled" else _core.pack_blocks(*arrays, name)
+
+
+def _fastest(packed, batch, seconds=0.02):
+    """The one whose best time for a product with random numbers is least, all timed in turn."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, packed[0].shape[1])).astype(packed[0].dtype)
+    times = dict.fromkeys(range(len(packed)), np.inf)
+    end = time.perf_counter() + seconds * len(packed)
+    rounds = 0
+    while rounds < 3 or time.perf_counter() < end:
+        for i in times:
+            start = time.perf_counter()
+            _core.linear(x, packed[i])
+            times[i] = min(times[i], time.perf_counter() - start)
+        rounds += 1
+    return packed[min(times, key=times.get)]
+
+
+def _stored(array):
+    """What an array has that is not 0, NaN included, as CSR."""
+    stored = array != 0
     rows, columns = np.nonzero(stored)
-    indptr = np.searchsorted(rows, np.arange(len(weight) + 1))
-    return _core.pack_sparse(weight[stored], columns.astype(np.int64), indptr.astype(np.int64), weight.shape)
-
-
-def _worth_it(entries, shape):
-    return entries <= 0.55 * shape[0] * shape[1]
+    indptr = np.searchsorted(rows, np.arange(len(array) + 1))
+    return CSR._of(array[stored], columns.astype(np.int64), indptr.astype(np.int64), array.shape)
 
 
 def _dense(csr):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastfc import _core
+from fastfc import _core, layouts
 from fastfc.arrays import immutable
 
 __all__ = ["CSR", "PackedCSR", "sparse_matmul"]
@@ -96,25 +96,29 @@ class CSR:
 class PackedCSR(CSR):
     """A CSR weight whose products go through packed copies of it, made when first needed; a layer's, not public.
 
-    The structure is packed once. While the values may change in place, they are copied into the packs before each
-    product, unless they are `frozen`; the gradient of the values is in the order of ``data``, as for any CSR.
+    The forward product's has the layout that the pattern fills (`fastfc.layouts`), those for gradients are tiled. The
+    structure is packed once. While the values may change in place, they are copied into the packs before each product,
+    unless they are `frozen`; the gradient of the values is in the order of ``data``, as for any CSR.
     """
 
-    __slots__ = ("_frozen", "_pack", "_transposed")
+    __slots__ = ("_frozen", "_pack", "_tiled", "_transposed")
 
     def __init__(self, data, structure, frozen=False, like=None):
         self._data, (self._indices, self._indptr, self._shape), self._frozen = data, structure, frozen
-        self._pack = self._transposed = None
+        self._pack = self._tiled = self._transposed = None
         if like is not None and not frozen and not like._frozen:  # the same structure: its packs serve other values
-            self._pack, self._transposed = like._pack, like._transposed
+            self._pack, self._tiled, self._transposed = like._pack, like._tiled, like._transposed
 
-    def _structure(self, **options):
-        return _core.pack_sparse(self._data, self._indices, self._indptr, self._shape, **options)
+    def _structure(self, layout="tiled", **options):
+        arrays = self._data, self._indices, self._indptr, self._shape
+        if layout == "tiled":
+            return _core.pack_sparse(*arrays, **options)
+        return _core.pack_blocks(*arrays, layout, **options)
 
     def packed(self, threads):
         """The weight as `linear` takes it."""
         if self._pack is None:
-            self._pack = self._structure(update=not self._frozen)
+            self._pack = self._structure(layouts.best(self), update=not self._frozen)
         elif not self._frozen:
             _core.update_sparse(self._pack, self._data, threads)
         return self._pack
@@ -128,8 +132,10 @@ class PackedCSR(CSR):
         weight = None
         if needs_values:  # its values do not matter for their gradient
             if self._pack is None and not self._frozen:
-                self._pack = self._structure(update=True)
-            weight = self._structure(update=True) if self._frozen else self._pack
+                self._pack = self._structure(layouts.best(self), update=True)
+            if self._tiled is None and not self._frozen:
+                self._tiled = self._pack if self._pack.format == "tiled" else self._structure(update=True)
+            weight = self._structure(update=True) if self._frozen else self._tiled
         return weight, self._transposed if needs_x else None
 
 

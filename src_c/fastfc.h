@@ -141,6 +141,34 @@ void fc_sparse_update(fc_sparse *sparse, const void *values, int threads);
 /* Writes the matrix as CSR with 64-bit indices, columns of a row in order: nnz values and columns, rows + 1 places. */
 void fc_sparse_unpack(const fc_sparse *sparse, void *values, int64_t *indices, int64_t *indptr);
 
+/* A sparse weight (n by k) whose entries stand in blocks, copied into the order in which the kernels read it, for batches of
+ * any size. What a block has no entry for is filled up with zeros, which are stored and multiplied as entries are; entries
+ * of one place are added up, in stored order. Only stored entries are multiplied.
+ *
+ *   FC_16X1           16 outputs that follow each other (from a multiple of 16 on) store the same inputs. An output's sum runs
+ *                     over its entries as a CSR operand's does: chains of FMAs from +0 in order of k, fc_numeric_block()
+ *                     entries long; the total starts as the first chain's sum, further ones are added in order.
+ *   FC_1X16           16 inputs that follow each other are stored together; 16 divides k. 16 virtual lanes (lane l takes
+ *                     k = l mod 16), each one chain of FMAs from +0 over the blocks in order, added as a tree of halves.
+ *   FC_2OF4, FC_1OF4  of 4 inputs that follow each other 2, or 1, are stored, for each output others; 4 divides k. The sum is
+ *                     that of FC_16X1. */
+typedef struct fc_blocks fc_blocks;
+typedef enum fc_layout { FC_16X1 = 0, FC_1X16, FC_2OF4, FC_1OF4 } fc_layout;
+/* How a matrix goes into a layout: not at all, with zeros that fill up or repeated
+ * entries added up, or as it stands. (No memory: not at all.) */
+enum { FC_UNFIT = 0, FC_FILLED, FC_WHOLE };
+int fc_blocks_fit(const fc_csr *csr, fc_layout layout);
+/* Of what fits; NULL: no memory. With FC_SPARSE_UPDATE, where no place is stored twice and there are less than 2^32 - 1 entries,
+ * new values can be put in; that is 4 bytes more an entry. */
+fc_blocks *fc_blocks_pack(fc_dtype dtype, const fc_csr *csr, fc_layout layout, int flags);
+void fc_blocks_free(fc_blocks *blocks);
+void fc_blocks_update(fc_blocks *blocks, const void *values, int threads);
+/* Entries, those that fill up included; and bytes. */
+int64_t fc_blocks_entries(const fc_blocks *blocks);
+size_t fc_blocks_bytes(const fc_blocks *blocks);
+/* As fc_sparse_unpack, all entries. */
+void fc_blocks_unpack(const fc_blocks *blocks, void *values, int64_t *indices, int64_t *indptr);
+
 /* What happens to a finished sum. bias has n contiguous elements; rows of residual, y and z are contiguous. */
 typedef struct fc_epilogue {
     const void *bias;       /* or NULL */
@@ -167,6 +195,9 @@ fc_status fc_linear_forward_csr(fc_dtype dtype, const fc_matrix *x, const fc_csr
                                 int threads);
 /* Workspace: for each thread a tile of x and the sums of up to 1024 outputs, each 256 bytes wide. */
 fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
+                                   int threads);
+/* Workspace: a copy of x as above. */
+fc_status fc_linear_forward_blocks(fc_dtype dtype, const fc_matrix *x, const fc_blocks *w, const fc_epilogue *epilogue,
                                    int threads);
 /* A CSR x: w is dense (packed NULL) or packed (w NULL). */
 fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matrix *w, const fc_packed *packed,

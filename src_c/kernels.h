@@ -14,6 +14,9 @@ enum { FC_BLOCK = 192 };
 /* The widest tile of any target, in elements (avx512, f32). */
 enum { FC_WIDTH_MAX = 64 };
 
+/* The outputs of a panel of an n:4 sparse weight: as many chains as hide what one waits for. */
+enum { FC_QUADS = 32 };
+
 /* gemm: m rows of a times the panels of b, one after the other, and the epilogue.
  *
  *        k                 n
@@ -165,6 +168,44 @@ typedef struct fc_tiled_grad_job {
     void *out;
     int add;
 } fc_tiled_grad_job;
+
+/* panels: 16 outputs at a time have a list of stored inputs, and of each entry 16 values; chains of FC_BLOCK entries. */
+typedef struct fc_panels_job {
+    const void *x;
+    ptrdiff_t x_row, m;       /* bytes from row to row; elements of a row are contiguous */
+    const void *values;
+    const uint32_t *columns;
+    const int64_t *begin;     /* panels + 1 places: the first entry of each */
+    ptrdiff_t panels;
+    int64_t ahead;            /* what comes next stands so many entries behind: fetch it; 0: nothing */
+    const fc_epilogue *epilogue;
+    ptrdiff_t row, col, n;    /* where row 0 and the first panel stand in y, and how many outputs there are from there on */
+} fc_panels_job;
+
+/* quads: FC_QUADS outputs at a time, of which each stores `of` inputs of every 4. Steps of a panel go through its groups of 4
+ * in order, `of` to a group: values are steps by FC_QUADS, and of 16 steps the places in their groups, 2 bits each from the
+ * lowest on, make one code an output. Chains of FC_BLOCK steps. */
+typedef struct fc_quads_job {
+    const void *x;
+    ptrdiff_t x_row, m;
+    const void *values;
+    const uint32_t *places;
+    ptrdiff_t panels, steps;  /* steps of each panel, padded to 16 where codes are counted */
+    int of;
+    const fc_epilogue *epilogue;
+    ptrdiff_t row, col, n;
+} fc_quads_job;
+
+/* across: each output has a list of blocks of 16 inputs, and their values; 16 virtual lanes, each one chain over the blocks. */
+typedef struct fc_across_job {
+    const void *x;
+    ptrdiff_t x_row, m;
+    const void *values;
+    const uint32_t *blocks;
+    const int64_t *begin;     /* n + 1 places: the first block of each output */
+    const fc_epilogue *epilogue;
+    ptrdiff_t row, col, n;
+} fc_across_job;
 
 /* column_sum: out[j] = sum over the m rows of src of src[i, j], in blocks of FC_BLOCK rows, blocks in order. */
 typedef struct fc_column_sum_job {

@@ -512,7 +512,39 @@ def packed_sparse(c):
 
     def check(result):
         packed, y = result
-        expect(packed.shape == (n, k) and packed.nnz == parts[2][-1], repr(packed))
+        expect(packed.shape == (n, k) and packed.nnz == parts[2][-1] == packed.unpack().nnz, repr(packed))
+        if c.values is integers:
+            same(y, (x.astype(float) @ exact(parts).T).astype(c.dtype) + 0, (m, n))
+        for row in range(min(m, 3)):
+            same(fastfc.linear(x[row : row + 1], packed), y[row : row + 1], (1, n))
+        same(fastfc.linear(x, pickle.loads(pickle.dumps(packed))), y, (m, n))
+
+    return call, {"weight": given, "x": x}, {"weight": (bad_entries,), "x": (*ARRAY, last_longer, other_float)}, check
+
+
+def packed_blocks(c):
+    """A random structure in a layout of blocks, which are filled up, or refused."""
+    format = c.pick(("16x1", "1x16", "2:4", "1:4"))
+    n, k, m = c.size(100), c.size(20) * c.pick((4, 16, 16, 16, 1)), c.size()
+    given, parts = c.csr(n, k)
+    x = c.array((m, k))
+    threads = c.pick((1, 2, 3))
+    refused = False
+
+    def call(weight, x):
+        nonlocal refused
+        try:
+            packed = fastfc.pack(weight, format=format)
+        except ValueError as error:
+            if f"does not go into format {format!r}" not in str(error):
+                raise
+            refused = True
+            packed = fastfc.pack(weight)
+        return packed, fastfc.linear(x, packed, threads=threads)
+
+    def check(result):
+        packed, y = result
+        expect(packed.shape == (n, k) and (refused or packed.format == format), repr(packed))
         if c.values is integers:
             same(y, (x.astype(float) @ exact(parts).T).astype(c.dtype) + 0, (m, n))
         for row in range(min(m, 3)):
@@ -1180,6 +1212,7 @@ TARGETS = {
     pack: 4,
     csr: 6,
     packed_sparse: 6,
+    packed_blocks: 6,
     sparse_product: 6,
     activation: 8,
     loss: 8,

@@ -517,6 +517,13 @@ TESTS_OF_KERNELS = {
         "test_packed_sparse.test_the_order_that_is_written_down",
     ],
     "tiled_grad": ["test_packed_sparse.test_gradients_of_a_layer"],
+    **{
+        kernel: [
+            "test_packed_blocks.test_integers_at_all_widths",
+            "test_packed_blocks.test_the_order_that_is_written_down",
+        ]
+        for kernel in ("panels", "quads", "across")
+    },
     "column_sum": [
         "test_backward.test_integers_at_all_tile_edges",
         "test_backward.test_threads_share_all_of_a_large_result",

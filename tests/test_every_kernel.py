@@ -64,6 +64,17 @@ def of_packed_sparse(dtype, m, n, k, change):
     ]
 
 
+def of_blocks(dtype, m, n, change):
+    """Of k = 48 inputs: blocks of 16 of them, which fill panels too, and 2 of each 4."""
+    rng = np.random.default_rng(5)
+    w = np.repeat(rng.random((n, 3)) < 0.5, 16, axis=1) * seeded((n, 48), dtype, 1)
+    quads = np.where(np.arange(48) % 4 < 2, w, dtype(0))
+    return [
+        fastfc.linear(change(seeded((m, 48), dtype)), fastfc.pack(weight, format=format), activation="silu")
+        for weight, format in ((w, "16x1"), (w, "1x16"), (quads, "2:4"))
+    ]
+
+
 def of_sparse_product(dtype, m, n, k, change):
     csr = fastfc.CSR(*random_csr(np.random.default_rng(5), (k, n), dtype, 0.4, repeats=True))
     return [fastfc.sparse_matmul(change(seeded((m, k), dtype)), csr)]
@@ -131,6 +142,7 @@ def operations():
         "backward": ("gemm pack column_sum activation_grad", backward),
         "csr weight": ("spmm sddmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "weight")),
         "packed sparse weight": ("tiled tiled_grad", lambda m, n, d, c: of_packed_sparse(d, m, n, 23, c)),
+        "blocks": ("panels quads across", lambda m, n, d, c: of_blocks(d, m, n, c)),
         "dense by csr": ("spmm_t", lambda m, n, d, c: of_sparse_product(d, m, n, 23, c)),
         "csr x": ("spmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "x")),
         "CrossEntropyLoss": ("cross_entropy", loss("CrossEntropyLoss", label_smoothing=0.1)),

@@ -12,9 +12,9 @@ from fastfc.rows import Rows
 
 __all__ = ["Report", "report"]
 
-# Of the rate of multiply-adds of the dense kernels, what a packed sparse weight's reach with a batch; and the number of
-# rows below which bytes from memory count.
-SPARSE_RATE, FEW_ROWS = 0.5, 8
+# Of the rate of multiply-adds of the dense kernels, what a packed sparse weight's reach with a batch, by layout; and
+# the number of rows below which bytes from memory count.
+RATES, FEW_ROWS = {"tiled": 0.5, "16x1": 0.75, "1x16": 0.4, "2:4": 0.45, "1:4": 0.35}, 8
 
 
 class Report(Rows):
@@ -71,7 +71,8 @@ def report(model, *, batch=64, measure=True, seconds=0.05, threads=None):
     -------
     Report
         Expected speeds are an estimate from counts alone: the multiply-adds that are left, at half the rate of dense
-        ones; for less than 8 rows the bytes.
+        ones (three quarters where 16 outputs share their inputs, less than half for 1x16 and n:4); for less than 8
+        rows the bytes.
 
     Raises
     ------
@@ -102,7 +103,7 @@ def report(model, *, batch=64, measure=True, seconds=0.05, threads=None):
         dense = size * dtype.itemsize
         expected = 1.0
         if isinstance(layer, SparseLinear):
-            expected = dense / max(used, 1) if batch < FEW_ROWS else SPARSE_RATE * size / max(kept, 1)
+            expected = dense / max(used, 1) if batch < FEW_ROWS else RATES[form] * size / max(kept, 1)
         rows.append({"layer": place.name, "shape": shape, "zeros": 1 - kept / size if size else 0.0, "format": form,
                      "bytes": used, "dense_bytes": dense, "expected": expected,
                      "measured": _measured(layer, batch, seconds, threads) if measure and size else None})

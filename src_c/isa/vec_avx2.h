@@ -145,6 +145,23 @@ FC_INLINE __m256d rows_f64(const char *p, ptrdiff_t row) {
                                 _mm_loadu_pd((const double *)(p + 2 * row)), 1);
 }
 
+/* A quad of float32 stands in both halves, where permutes reach it; of float64 it is one vector. */
+typedef __m256 quad_f32;
+typedef __m256d quad_f64;
+typedef uint32_t codes_f32 __attribute__((vector_size(32)));
+typedef uint64_t codes_f64 __attribute__((vector_size(32)));
+FC_INLINE quad_f32 v_quad_f32(const void *p) { return _mm256_broadcast_ps(p); }
+FC_INLINE quad_f64 v_quad_f64(const void *p) { return v_load_f64(p); }
+FC_INLINE codes_f32 v_codes_f32(const uint32_t *p) { return (codes_f32)_mm256_loadu_si256((const __m256i *)p); }
+FC_INLINE codes_f64 v_codes_f64(const uint32_t *p) { return (codes_f64)_mm256_cvtepu32_epi64(_mm_loadu_si128((const __m128i *)p)); }
+FC_INLINE vec_f32 v_of4_f32(quad_f32 q, codes_f32 c) { return _mm256_permutevar_ps(q, (__m256i)c); }
+/* Permutes by lane go within halves, by bit 1: one of each half, and then by the code's high bit between them. */
+FC_INLINE vec_f64 v_of4_f64(quad_f64 q, codes_f64 c) {
+    const __m256i low = (__m256i)(c << 1);
+    return _mm256_blendv_pd(_mm256_permutevar_pd(_mm256_permute2f128_pd(q, q, 0x00), low),
+                            _mm256_permutevar_pd(_mm256_permute2f128_pd(q, q, 0x11), low), _mm256_castsi256_pd((__m256i)(c << 62)));
+}
+
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
     __m256 r0 = rows_f32(src, row), r1 = rows_f32(src + row, row);

@@ -104,6 +104,18 @@ FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return _mm512_sqrt_pd(v); }
 FC_INLINE vec_f64 v_widen_f32(const void *p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }
 FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
 
+/* Every 4 lanes hold the quad, so whatever the codes' higher bits say, they name the same element. */
+typedef __m512 quad_f32;
+typedef __m512d quad_f64;
+typedef uint32_t codes_f32 __attribute__((vector_size(64)));
+typedef uint64_t codes_f64 __attribute__((vector_size(64)));
+FC_INLINE quad_f32 v_quad_f32(const void *p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+FC_INLINE quad_f64 v_quad_f64(const void *p) { return _mm512_broadcast_f64x4(_mm256_loadu_pd(p)); }
+FC_INLINE codes_f32 v_codes_f32(const uint32_t *p) { return (codes_f32)_mm512_loadu_si512(p); }
+FC_INLINE codes_f64 v_codes_f64(const uint32_t *p) { return (codes_f64)_mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i *)p)); }
+FC_INLINE vec_f32 v_of4_f32(quad_f32 q, codes_f32 c) { return _mm512_permutevar_ps(q, (__m512i)c); }
+FC_INLINE vec_f64 v_of4_f64(quad_f64 q, codes_f64 c) { return _mm512_permutexvar_pd((__m512i)c, q); }
+
 /* Blocks of 16 by 16 and 8 by 8: every row gives one whole line, so rows whose addresses fall into one L1 set (a
  * stride of 4096 bytes) are read once all the same. First 4 by 4 (2 by 2) inside the lanes of 128 bits, then the lanes. */
 enum { TRANSPOSE_f32 = 16, TRANSPOSE_f64 = 8 };

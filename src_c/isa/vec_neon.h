@@ -93,6 +93,26 @@ FC_INLINE vec_f64 v_widen_f32(const void *p) { return vcvt_f64_f32(vreinterpret_
 FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
 FC_INLINE words w_mul32(words a, words b) { return vmull_u32(vmovn_u64(a), vmovn_u64(b)); }
 
+typedef uint8x16_t quad_f32;
+typedef uint8x16x2_t quad_f64;
+typedef uint32x4_t codes_f32;
+typedef uint64x2_t codes_f64;
+FC_INLINE quad_f32 v_quad_f32(const void *p) { return vld1q_u8(p); }
+FC_INLINE quad_f64 v_quad_f64(const void *p) { return vld1q_u8_x2(p); }
+FC_INLINE codes_f32 v_codes_f32(const uint32_t *p) { return vld1q_u32(p); }
+FC_INLINE codes_f64 v_codes_f64(const uint32_t *p) { return vmovl_u32(vld1_u32(p)); }
+/* The numbers of an element's bytes. */
+FC_INLINE vec_f32 v_of4_f32(quad_f32 q, codes_f32 c) {
+    const uint32x4_t bytes = vmlaq_n_u32(vdupq_n_u32(0x03020100), vandq_u32(c, vdupq_n_u32(3)), 0x04040404);
+    return vreinterpretq_f32_u8(vqtbl1q_u8(q, vreinterpretq_u8_u32(bytes)));
+}
+FC_INLINE vec_f64 v_of4_f64(quad_f64 q, codes_f64 c) {
+    const uint32x4_t low = vandq_u32(vreinterpretq_u32_u64(c), vreinterpretq_u32_u64(vdupq_n_u64(3)));
+    const uint32x4_t both = vorrq_u32(low, vreinterpretq_u32_u64(vshlq_n_u64(vreinterpretq_u64_u32(low), 32)));
+    const uint32x4_t first = vreinterpretq_u32_u64(vdupq_n_u64(0x0706050403020100));
+    return vreinterpretq_f64_u8(vqtbl2q_u8(q, vreinterpretq_u8_u32(vmlaq_n_u32(first, both, 0x08080808))));
+}
+
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
     const vec_f32 r0 = v_load_f32(src), r1 = v_load_f32(src + row);

@@ -92,6 +92,17 @@ FC_INLINE vec_f64 v_widen_f32(const void *p) { return v_load_f32(p); }
 FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
 FC_INLINE words w_mul32(words a, words b) { return (a & UINT32_MAX) * (b & UINT32_MAX); }
 
+typedef const float *quad_f32;
+typedef const double *quad_f64;
+typedef uint32_t codes_f32;
+typedef uint32_t codes_f64;
+FC_INLINE quad_f32 v_quad_f32(const void *p) { return p; }
+FC_INLINE quad_f64 v_quad_f64(const void *p) { return p; }
+FC_INLINE codes_f32 v_codes_f32(const uint32_t *p) { return *p; }
+FC_INLINE codes_f64 v_codes_f64(const uint32_t *p) { return *p; }
+FC_INLINE vec_f32 v_of4_f32(quad_f32 q, codes_f32 c) { return q[c & 3]; }
+FC_INLINE vec_f64 v_of4_f64(quad_f64 q, codes_f64 c) { return q[c & 3]; }
+
 enum { TRANSPOSE_f32 = 1, TRANSPOSE_f64 = 1 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
     (void)row;

@@ -22,6 +22,9 @@
  *   v_widen(p)                VL_f64 elements of the dtype as a vector of float64
  *   v_transpose(src, row, t)  lane j of t[i] = element i of row j of src: VL rows, `row` bytes apart, TRANSPOSE elements
  *                             of each
+ *   quad, v_quad(p)           4 elements, from any address
+ *   codes, v_codes(p)         lanes of unsigned integers, from VL uint32_t; >> works on them
+ *   v_of4(q, c)               of each lane of c the lowest 2 bits, and the element of the quad that they number
  *   SUBS                      the vectors that make 16 virtual lanes
  *   words, VL_words           a vector of uint64_t, without a dtype; + ^ & | << >> work on it
  *   w_mul32(a, b)             the full product of each lane's low halves
@@ -59,6 +62,11 @@
 #define v_sqrt FC_TYPED(v_sqrt_)
 #define v_widen FC_TYPED(v_widen_)
 #define v_transpose FC_TYPED(v_transpose_)
+#define quad FC_TYPED(quad_)
+#define codes FC_TYPED(codes_)
+#define v_quad FC_TYPED(v_quad_)
+#define v_codes FC_TYPED(v_codes_)
+#define v_of4 FC_TYPED(v_of4_)
 
 #define SUBS (16 / VL)
 

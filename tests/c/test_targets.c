@@ -203,6 +203,48 @@ static void packed_sparse(fc_dtype dtype, record *r) {
     }
 }
 
+/* Blocks of each layout, half of them stored, at sizes that none of the tiles divides. */
+static void blocks(fc_dtype dtype, record *r) {
+    enum { M = 70, N = 75, K = 784 };
+    static const int batches[] = {1, 2, 5, 6, 13, 16, M};
+    for (int layout = FC_16X1; layout <= FC_1OF4; layout++) {
+        uint64_t seed = (uint64_t)layout + 1;
+        int32_t indptr[N + 1] = {0}, *indices = malloc((size_t)N * K * sizeof *indices);
+        char stored[K] = {0};
+        for (int n = 0; n < N; n++) {
+            indptr[n + 1] = indptr[n];
+            for (int k = 0; k < K; k++) {
+                const int first = layout == FC_16X1 ? n % 16 == 0 : layout == FC_1X16 ? k % 16 == 0 : k % 4 == 0;
+                if (first && layout <= FC_1X16) stored[k] = (char)(next(&seed) % 2);
+                else if (first) stored[k] = (char)(next(&seed) % 4);
+                else if (layout > FC_16X1) stored[k] = stored[k - 1];
+                const int place = stored[k] ^ (k % 4);
+                if (layout <= FC_1X16 ? stored[k] : layout == FC_2OF4 ? place < 2 : place == 0) indices[indptr[n + 1]++] = k;
+            }
+        }
+        const ptrdiff_t nnz = indptr[N], size = (ptrdiff_t)size_of(dtype);
+        array values = noise(dtype, nnz, 1, 1), x = noise(dtype, M * K, 1, 2), bias = noise(dtype, N, 1, 3);
+        const fc_csr csr = {values.data, indices, indptr, 4, N, K, nnz};
+        failures += fc_blocks_fit(&csr, (fc_layout)layout) != FC_WHOLE;
+        fc_blocks *w = fc_blocks_pack(dtype, &csr, (fc_layout)layout, FC_SPARSE_UPDATE);
+        fc_blocks_update(w, values.data, 1);
+        for (size_t i = 0; i < sizeof batches / sizeof *batches; i++) {
+            const int m = batches[i];
+            array y = make(dtype, (ptrdiff_t)m * N);
+            const fc_matrix xm = matrix(x, m, K);
+            const fc_epilogue e = {.bias = bias.data, .activation = i % 2 ? FC_RELU : FC_SILU, .y = y.data, .y_row = N * size};
+            failures += fc_linear_forward_blocks(dtype, &xm, w, &e, 1) != FC_OK;
+            keep(r, y);
+            free(y.data);
+        }
+        fc_blocks_free(w);
+        free(values.data);
+        free(x.data);
+        free(bias.data);
+        free(indices);
+    }
+}
+
 static void elementwise(fc_dtype dtype, record *r) {
     enum { N = 5003 };
     array x = make(dtype, N), g = noise(dtype, N, 2, 1), y = make(dtype, N);
@@ -343,6 +385,7 @@ static const struct {
     {"dense", dense, {0x56793dbe4f9f5ca5u, 0xbc609bc4a4c1b6c7u}},
     {"sparse", sparse, {0x5694258253c2df89u, 0xc60e31eb7233fc45u}},
     {"packed sparse", packed_sparse, {0x832ee582f72c0ac8u, 0xc9076fb1567f851du}},
+    {"blocks", blocks, {0xcec9e6b945e14ebau, 0x40a24f007c2537a6u}},
     {"feedforward", feedforward, {0x9d27e90536286e31u, 0x25b0d3f90c5a0398u}},
     {"elementwise", elementwise, {0x22e48d4963b9ec89u, 0xf1c40e89636adfe8u}},
     {"optimisers", optimisers, {0x689cdd1823ab6d26u, 0xd259a49db4fa445du}},
