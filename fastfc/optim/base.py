@@ -1,5 +1,6 @@
 """What every optimiser is made of: groups of parameters with their options, states, and one call of C a step."""
 
+import contextlib
 import math
 from numbers import Real
 
@@ -317,7 +318,8 @@ def keep_freed_memory():
     glibc hands the free end of its heap back to the system, and to fault the same pages in anew costs up to an eighth
     of a step. How much it keeps follows from the largest block that it has seen freed, up to 32 MiB: twice as much.
     """
-    np.empty(31 << 20, np.uint8)  # never touched, so that it takes no memory
+    with contextlib.suppress(MemoryError):
+        np.empty(31 << 20, np.uint8)  # never touched, so that it takes no memory
 
 
 def not_negative(where, **numbers):
