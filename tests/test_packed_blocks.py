@@ -121,7 +121,7 @@ def test_the_order_that_is_written_down(fma_isa, rng, format):
 
 
 @FORMATS
-def test_same_row_same_bits(dtype, rng, format):
+def test_same_row_same_bits(best_fma_isa, dtype, rng, format):
     """For any batch, place in it, number of threads, layout and FMA target."""
     packed = fastfc.pack(blocky(rng, (700, 1600), dtype, format, 0.5), format=format)
     x = wild(rng, (430, 1600), dtype)
