@@ -5,6 +5,7 @@
 #include "indices.h"
 #include "memory.h"
 #include "threads.h"
+#include "values.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -218,30 +219,8 @@ size_t fc_blocks_bytes(const fc_blocks *b) {
     return b->values_bytes + source + (size_t)(b->panels + 1) * sizeof *b->begin + (size_t)b->begin[b->panels] * sizeof *b->place;
 }
 
-typedef struct update {
-    const fc_blocks *blocks;
-    const void *values;
-    ptrdiff_t count;
-} update;
-
-enum { UPDATE_UNIT = 1 << 16 }; /* values at a time */
-
-static void update_unit(void *context, int thread, ptrdiff_t unit) {
-    const update *u = context;
-    const fc_blocks *b = u->blocks;
-    const ptrdiff_t begin = unit * UPDATE_UNIT, end = u->count - begin < UPDATE_UNIT ? u->count : begin + UPDATE_UNIT;
-    (void)thread;
-    for (ptrdiff_t i = begin; i < end; i++) {
-        const uint32_t e = b->source[i];
-        if (e == FC_PADDING) continue;
-        if (b->dtype == FC_F32) ((float *)b->values)[i] = ((const float *)u->values)[e];
-        else ((double *)b->values)[i] = ((const double *)u->values)[e];
-    }
-}
-
 void fc_blocks_update(fc_blocks *b, const void *values, int threads) {
-    update u = {b, values, (ptrdiff_t)b->values_bytes / fc_size(b->dtype)};
-    fc_parallel_for(fc_team_for((double)u.count * 8, threads), (u.count + UPDATE_UNIT - 1) / UPDATE_UNIT, update_unit, &u);
+    fc_put_values(b->dtype, b->values, values, b->source, (ptrdiff_t)b->values_bytes / fc_size(b->dtype), threads);
 }
 
 void fc_blocks_unpack(const fc_blocks *b, void *values, int64_t *indices, int64_t *indptr) {

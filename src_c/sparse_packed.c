@@ -13,6 +13,7 @@
 #include "memory.h"
 #include "reduce.h"
 #include "threads.h"
+#include "values.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -263,30 +264,8 @@ double fc_sparse_padding(const fc_sparse *s) { return s->nnz ? (double)s->places
 
 /* ---- Values ------------------------------------------------------------------------------------------------------- */
 
-typedef struct update {
-    const fc_sparse *sparse;
-    const void *values;
-} update;
-
-enum { UPDATE_UNIT = 1 << 16 }; /* places at a time */
-
-static void update_unit(void *context, int thread, ptrdiff_t unit) {
-    const update *u = context;
-    const fc_sparse *s = u->sparse;
-    const size_t begin = (size_t)unit * UPDATE_UNIT, left = s->places - begin, end = begin + (left < UPDATE_UNIT ? left : UPDATE_UNIT);
-    (void)thread;
-    if (s->dtype == FC_F32)
-        for (size_t i = begin; i < end; i++)
-            ((float *)s->values)[i] = s->source[i] == FC_PADDING ? -0.0f : ((const float *)u->values)[s->source[i]];
-    else
-        for (size_t i = begin; i < end; i++)
-            ((double *)s->values)[i] = s->source[i] == FC_PADDING ? -0.0 : ((const double *)u->values)[s->source[i]];
-}
-
 void fc_sparse_update(fc_sparse *s, const void *values, int threads) {
-    update u = {s, values};
-    fc_parallel_for(fc_team_for((double)s->places * 8, threads), (ptrdiff_t)((s->places + UPDATE_UNIT - 1) / UPDATE_UNIT),
-                    update_unit, &u);
+    fc_put_values(s->dtype, s->values, values, s->source, (ptrdiff_t)s->places, threads);
 }
 
 void fc_sparse_unpack(const fc_sparse *s, void *values, int64_t *indices, int64_t *indptr) {
