@@ -124,9 +124,9 @@ typedef struct fc_sddmm_job {
     int add;
 } fc_sddmm_job;
 
-/* A packed sparse weight is cut into segments, a block of up to FC_SPARSE_ROWS rows by a tile of k. Rows of a segment with about as many
- * entries stand together in groups of 8, 4, 2 or 1: at each of `count` steps, one entry of each row. Where a row has fewer,
- * -0 stands for a value, and its step is the tile's length, where the tile of x holds +0: fma(-0, +0, sum) is sum. */
+/* A packed sparse weight is cut into segments, a block of up to FC_SPARSE_ROWS rows by a tile of k. Rows of a segment with about
+ * as many entries stand together in groups of 8, 4, 2 or 1: at each of `count` steps, one entry of each row. Where a row has
+ * fewer, -0 stands for a value, and its step is the tile's length, where the tile of x holds +0: fma(-0, +0, sum) is sum. */
 enum { FC_SPARSE_ROWS = 1024 };
 typedef struct fc_sparse_group {
     uint32_t at;              /* the first of its count * width places in values and steps */
