@@ -29,12 +29,13 @@ class Loss:
         made = [grad]
 
         def backward(grad_value=None):
-            if grad_value is not None or self.reduction == "none":
-                factor = self._factor(grad_value, value, prediction)
-                grad = made.pop() if made else self._run(arguments, True)[1]
+            scaled = grad_value is not None or self.reduction == "none"
+            factor = self._factor(grad_value, value, prediction) if scaled else None
+            grad = made.pop() if made else self._run(arguments, True)[1]
+            if scaled:
                 with np.errstate(all="ignore"):
-                    return np.multiply(grad, factor, out=grad)
-            return made.pop() if made else self._run(arguments, True)[1]
+                    np.multiply(grad, factor, out=grad)
+            return grad
 
         return value, backward
 
