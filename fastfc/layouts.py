@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from fastfc import _core
 
-__all__ = ["BLOCKS", "best", "refusal"]
+__all__ = ["BLOCKS", "best", "packed", "refusal"]
 
 
 class Blocks(NamedTuple):
@@ -37,6 +37,12 @@ def best(csr):
         if padded <= 1.25 * n and k % blocks.inputs == 0 and _fit(csr, name) == 2:
             return name
     return "tiled"
+
+
+def packed(csr, name, **options):
+    """A CSR of sound structure that fits the layout, as a PackedSparse."""
+    arrays = csr.data, csr.indices, csr.indptr, csr.shape
+    return _core.pack_sparse(*arrays, **options) if name == "tiled" else _core.pack_blocks(*arrays, name, **options)
 
 
 def refusal(csr, name):

@@ -104,8 +104,7 @@ def _candidates(csr, format, tune):
 def _packed(csr, weight, name):
     if name == "dense":
         return _core.pack(_dense(csr) if is_sparse(weight) else weight)
-    arrays = csr.data, csr.indices, csr.indptr, csr.shape
-    return _core.pack_sparse(*arrays) if name == "tiled" else _core.pack_blocks(*arrays, name)
+    return layouts.packed(csr, name)
 
 
 def _fastest(packed, batch, seconds=0.02):

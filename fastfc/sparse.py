@@ -109,16 +109,10 @@ class PackedCSR(CSR):
         if like is not None and not frozen and not like._frozen:  # the same structure: its packs serve other values
             self._pack, self._tiled, self._transposed = like._pack, like._tiled, like._transposed
 
-    def _structure(self, layout="tiled", **options):
-        arrays = self._data, self._indices, self._indptr, self._shape
-        if layout == "tiled":
-            return _core.pack_sparse(*arrays, **options)
-        return _core.pack_blocks(*arrays, layout, **options)
-
     def packed(self, threads):
         """The weight as `linear` takes it."""
         if self._pack is None:
-            self._pack = self._structure(layouts.best(self), update=not self._frozen)
+            self._pack = layouts.packed(self, layouts.best(self), update=not self._frozen)
         elif not self._frozen:
             _core.update_sparse(self._pack, self._data, threads)
         return self._pack
@@ -126,17 +120,21 @@ class PackedCSR(CSR):
     def for_backward(self, needs_x, needs_values, threads):
         """(weight, transposed) as `_core.backward_sparse` takes them, each only where it is needed."""
         if needs_x and self._transposed is None:
-            self._transposed = self._structure(transpose=True, update=True)
+            self._transposed = layouts.packed(self, "tiled", transpose=True, update=True)
         elif needs_x and not self._frozen:
             _core.update_sparse(self._transposed, self._data, threads)
-        weight = None
-        if needs_values:  # its values do not matter for their gradient
-            if self._pack is None and not self._frozen:
-                self._pack = self._structure(layouts.best(self), update=True)
-            if self._tiled is None and not self._frozen:
-                self._tiled = self._pack if self._pack.format == "tiled" else self._structure(update=True)
-            weight = self._structure(update=True) if self._frozen else self._tiled
+        weight = self._for_values() if needs_values else None
         return weight, self._transposed if needs_x else None
+
+    def _for_values(self):
+        """A tiled pack; its values do not matter for their gradient."""
+        if self._frozen:
+            return layouts.packed(self, "tiled", update=True)
+        if self._tiled is None:
+            if self._pack is None:
+                self._pack = layouts.packed(self, layouts.best(self), update=True)
+            self._tiled = self._pack if self._pack.format == "tiled" else layouts.packed(self, "tiled", update=True)
+        return self._tiled
 
 
 def is_sparse(value):

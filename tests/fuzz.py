@@ -501,6 +501,16 @@ def exact(parts):
     return full
 
 
+def same_as_its_csr(c, x, parts, packed, y):
+    """y is x times the packed sparse weight, made of `parts`; so it is row by row, and from a copy."""
+    m, n = y.shape
+    if c.values is integers:
+        same(y, (x.astype(float) @ exact(parts).T).astype(c.dtype) + 0, (m, n))
+    for row in range(min(m, 3)):
+        same(fastfc.linear(x[row : row + 1], packed), y[row : row + 1], (1, n))
+    same(fastfc.linear(x, pickle.loads(pickle.dumps(packed))), y, (m, n))
+
+
 def packed_sparse(c):
     n, k, m = c.size(100), c.size(100), c.size()
     given, parts = c.csr(n, k)
@@ -512,12 +522,9 @@ def packed_sparse(c):
 
     def check(result):
         packed, y = result
-        expect(packed.shape == (n, k) and packed.nnz == parts[2][-1] == packed.unpack().nnz, repr(packed))
-        if c.values is integers:
-            same(y, (x.astype(float) @ exact(parts).T).astype(c.dtype) + 0, (m, n))
-        for row in range(min(m, 3)):
-            same(fastfc.linear(x[row : row + 1], packed), y[row : row + 1], (1, n))
-        same(fastfc.linear(x, pickle.loads(pickle.dumps(packed))), y, (m, n))
+        expect(packed.shape == (n, k) and y.shape == (m, n), repr(packed))
+        expect(packed.nnz == parts[2][-1] == packed.unpack().nnz, repr(packed))
+        same_as_its_csr(c, x, parts, packed, y)
 
     return call, {"weight": given, "x": x}, {"weight": (bad_entries,), "x": (*ARRAY, last_longer, other_float)}, check
 
@@ -544,12 +551,8 @@ def packed_blocks(c):
 
     def check(result):
         packed, y = result
-        expect(packed.shape == (n, k) and (refused or packed.format == format), repr(packed))
-        if c.values is integers:
-            same(y, (x.astype(float) @ exact(parts).T).astype(c.dtype) + 0, (m, n))
-        for row in range(min(m, 3)):
-            same(fastfc.linear(x[row : row + 1], packed), y[row : row + 1], (1, n))
-        same(fastfc.linear(x, pickle.loads(pickle.dumps(packed))), y, (m, n))
+        expect(packed.shape == (n, k) and y.shape == (m, n) and (refused or packed.format == format), repr(packed))
+        same_as_its_csr(c, x, parts, packed, y)
 
     return call, {"weight": given, "x": x}, {"weight": (bad_entries,), "x": (*ARRAY, last_longer, other_float)}, check
 
