@@ -129,10 +129,13 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const ptrdiff_t together = packs && kernels->narrow ? 2 * p.cols : panel;
     if (packs && kernels->narrow) p.direct = 0;
 
-    /* How far ahead: what is near comes within the time of a few steps; out of a busy L3, or memory, it takes a third of
-     * L1, and where rows are apart something between, because they crowd into few sets. With many rows there is time to
-     * bring the next chunk into L2 while this one is worked on. */
-    p.stream = !g->panels ? 32 : far ? 64 : 16;
+    /* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows
+     * are apart something between, because they crowd into few sets. From memory the hardware's own streams bring most, and
+     * fetching far ahead gets in their way. With many rows there is time to bring the next chunk into L2 while this one is
+     * worked on. */
+    if (!g->panels) p.stream = 32;
+    else if (weight > (double)fc_l3_bytes()) p.stream = g->m <= 2 ? 4 : 16;
+    else p.stream = weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
     p.ahead = g->panels && g->m >= tile && !once;
 
     /* A chunk takes half of L2, so that x streaming by does not push it out; of a packed weight a quarter, because the next
