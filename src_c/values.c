@@ -12,19 +12,26 @@ typedef struct put {
     ptrdiff_t count;
 } put;
 
-enum { UNIT = 1 << 16 }; /* values at a time */
+enum { UNIT = 1 << 16, AHEAD = 64 }; /* values at a time, and how many before its use a value is fetched */
+
+#define FC_PUT(real, minus_zero) { \
+        const real *values = p->values; \
+        real *packed = p->packed; \
+        ptrdiff_t i = begin; \
+        for (; i < end - AHEAD; i++) { \
+            __builtin_prefetch(values + source[i + AHEAD]); \
+            packed[i] = source[i] == FC_PADDING ? (minus_zero) : values[source[i]]; \
+        } \
+        for (; i < end; i++) packed[i] = source[i] == FC_PADDING ? (minus_zero) : values[source[i]]; \
+    }
 
 static void put_unit(void *context, int thread, ptrdiff_t unit) {
     const put *p = context;
     const uint32_t *source = p->source;
     const ptrdiff_t begin = unit * UNIT, end = p->count - begin < UNIT ? p->count : begin + UNIT;
     (void)thread;
-    if (p->dtype == FC_F32)
-        for (ptrdiff_t i = begin; i < end; i++)
-            ((float *)p->packed)[i] = source[i] == FC_PADDING ? -0.0f : ((const float *)p->values)[source[i]];
-    else
-        for (ptrdiff_t i = begin; i < end; i++)
-            ((double *)p->packed)[i] = source[i] == FC_PADDING ? -0.0 : ((const double *)p->values)[source[i]];
+    if (p->dtype == FC_F32) FC_PUT(float, -0.0f)
+    else FC_PUT(double, -0.0)
 }
 
 void fc_put_values(fc_dtype dtype, void *packed, const void *values, const uint32_t *source, ptrdiff_t count, int threads) {
