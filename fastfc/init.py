@@ -285,6 +285,8 @@ def _kaiming_std(function, array, a, mode, nonlinearity, fan_in):
     _check_array(function, array)
     if not (isinstance(mode, str) and mode in MODES):
         raise ValueError(f'{function}(): mode must be "fan_in" or "fan_out", got {mode!r}')
+    if isinstance(nonlinearity, str) and nonlinearity == "leaky_relu" and a is not None:
+        _finite(function, "a", a)
     fan = _fans(function, array, ", or fan_in given")[MODES.index(mode)] if fan_in is None else fan_in
     return calculate_gain(nonlinearity, a) / math.sqrt(max(fan, 1))  # fan 0: there is nothing to fill
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
+from fastfc.layers.arguments import flag
 from fastfc.module import Module
 from fastfc.optim import Optimizer
 
@@ -130,7 +131,7 @@ def load(path, *, keep_dtype=False):
     ...     fastfc.load(path)["weight"].dtype, fastfc.load(path, keep_dtype=True)["weight"].dtype
     (dtype('float32'), dtype('float16'))
     """
-    path, _, read = _format("load", path)
+    (path, _, read), keep_dtype = _format("load", path), flag("load", "keep_dtype", keep_dtype)
     with open(path, "rb") as file:
         arrays, metadata = read(path, file, os.fstat(file.fileno()).st_size)
     arrays = {name: _widened(array, keep_dtype) for name, array in arrays.items()}

@@ -26,7 +26,7 @@ def float_dtype(layer, dtype):
         known = np.dtype(dtype)
     except (TypeError, ValueError):
         known = None
-    if known not in FLOATS:
+    if known is None or known not in FLOATS:  # numpy takes None for float64
         raise TypeError(f"{layer}(): dtype must be float32 or float64, got {repr(dtype) if known is None else known}")
     return known
 
@@ -400,6 +400,8 @@ class Module:
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"load_state_dict(): state_dict must be a mapping, got {type(state_dict).__name__}")
+        if isinstance(strict, np.ndarray):
+            raise TypeError("load_state_dict(): strict must be a bool, got ndarray")
         missing, wrong, known, fresh = [], [], set(), {}
         for name, module, attribute in self._entries():
             known.add(name)

@@ -1,6 +1,7 @@
 """`fit`: the training loop, from shuffled mini-batches to early stopping."""
 
 import math
+import numbers
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from fastfc import init, optim
+from fastfc.layers.arguments import flag
 from fastfc.module import Module
 from fastfc.rows import Rows
 from fastfc.sparse import CSR, as_csr, is_sparse
@@ -194,11 +196,12 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
                         ("patience", 1 if patience is None else patience)):
         if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
             raise ValueError(f"fit(): {name} must be an integer >= 1, got {count!r}")
-    if not (min_delta >= 0 and math.isfinite(min_delta)):
-        raise ValueError(f"fit(): min_delta must be finite and >= 0, got {min_delta}")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"fit(): clip_norm must be > 0, got {clip_norm}")
-    if schedule_each not in ("epoch", "step"):
+    progress = flag("fit", "progress", progress)
+    if not isinstance(min_delta, numbers.Real) or not (min_delta >= 0 and math.isfinite(min_delta)):
+        raise ValueError(f"fit(): min_delta must be finite and >= 0, got {min_delta!r}")
+    if clip_norm is not None and not (isinstance(clip_norm, numbers.Real) and clip_norm > 0):
+        raise ValueError(f"fit(): clip_norm must be > 0, got {clip_norm!r}")
+    if not isinstance(schedule_each, str) or schedule_each not in ("epoch", "step"):
         raise ValueError(f"fit(): schedule_each must be 'epoch' or 'step', got {schedule_each!r}")
     plateau = isinstance(schedule, optim.ReduceLROnPlateau)
     if plateau and schedule_each == "step":

@@ -251,6 +251,7 @@ def test_gains(arguments, gain):
     (lambda: init.kaiming_normal_(np.empty((3, 2)), nonlinearity="gelu"), ValueError,
      r"nonlinearity must be one of 'leaky_relu', 'linear', 'relu', 'selu', 'sigmoid', 'tanh', got 'gelu'"),
     (lambda: init.calculate_gain("leaky_relu", "0.1"), TypeError, r"param must be a number, got str"),
+    (lambda: init.kaiming_normal_(np.empty((3, 2)), math.inf), ValueError, r"normal_\(\): a must be finite, got inf"),
     (lambda: init.xavier_uniform_(np.empty(3)), ValueError, r"xavier_uniform_\(\): array must have two axes or more"),
     (lambda: init.xavier_normal_(np.empty((3, 3)), -1), ValueError, r"gain must be finite and >= 0, got -1"),
     (lambda: init.normal_(np.empty(3), std=-1), ValueError, r"normal_\(\): std must be finite and >= 0, got -1.0"),

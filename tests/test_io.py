@@ -95,6 +95,8 @@ def test_bfloat16_is_read_without_ml_dtypes(tmp_path, suffix, monkeypatch):
     state = fastfc.load(path)
     np.testing.assert_array_equal(state["all"].view(np.uint32), bits.astype(np.uint32) << 16)
     np.testing.assert_array_equal(state["after"], np.ones(3))
+    with pytest.raises(TypeError, match=r"keep_dtype must be a bool, got ndarray"):
+        fastfc.load(path, keep_dtype=np.ones(2))
     with pytest.raises(ImportError, match=r"keeping bfloat16 needs ml_dtypes: pip install ml_dtypes"):
         fastfc.load(path, keep_dtype=True)
 

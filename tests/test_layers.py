@@ -472,6 +472,17 @@ def test_state_must_be_a_mapping(bad):
         make_linear().load_state_dict(bad)
 
 
+def test_strict_must_be_a_bool():
+    with pytest.raises(TypeError, match="strict must be a bool, got ndarray"):
+        make_linear().load_state_dict({}, strict=np.ones(2))
+
+
+@pytest.mark.parametrize("dtype", ["f3", np.ones(2), object(), int, np.float16])
+def test_dtype_must_be_known(dtype):
+    with pytest.raises(TypeError, match=r"Linear\(\): dtype must be float32 or float64, got "):
+        fastfc.Linear(2, 2, dtype=dtype)
+
+
 # -- pickle and copy ---------------------------------------------------------------------------------------------------
 
 @ALL

@@ -404,6 +404,8 @@ def test_zero_grad_keeps_arrays_if_asked():
     opt = SGD([a, b, c], lr=0.1)
     array = a.grad = np.ones((2, 3))
     b.grad = fastfc.SparseGrad([1], np.ones((1, 3)), (2, 3))
+    with pytest.raises(TypeError, match=r"set_to_none must be a bool, got ndarray"):
+        opt.zero_grad(np.ones(2))
     opt.zero_grad(set_to_none=False)
     assert a.grad is array and not array.any() and b.grad is None and c.grad is None
 

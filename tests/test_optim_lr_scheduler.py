@@ -134,6 +134,7 @@ OPT = make()
     (lambda: OneCycleLR(OPT, 1.0, epochs=2, steps_per_epoch=0), ValueError, r"steps_per_epoch must be an integer > 0"),
     (lambda: OneCycleLR(OPT, 1.0, 10, pct_start=1.5), ValueError, r"pct_start must be in \[0, 1\], got 1.5"),
     (lambda: OneCycleLR(OPT, 1.0, 10, anneal_strategy="sin"), ValueError, r"must be 'cos' or 'linear', got 'sin'"),
+    (lambda: OneCycleLR(OPT, 1.0, 10, three_phase=np.ones(2)), TypeError, r"three_phase must be a bool, got ndarray"),
     (lambda: OneCycleLR(OPT, [1.0], 10), ValueError, r"max_lr must be a number or 2 of them, one a group, got 1"),
     (lambda: OneCycleLR(make(Adagrad), 1.0, 10), ValueError, r"Adagrad has no momentum or betas for cycle_momentum"),
     (lambda: SequentialLR(OPT, [], []), ValueError, r"one milestone fewer, got 0 schedulers and 0 milestones"),

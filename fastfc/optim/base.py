@@ -143,6 +143,8 @@ class Optimizer:
             True: each becomes None, and the next backward pass makes a new array. False: arrays are kept and filled
             with zeros (a SparseGrad becomes None); a parameter that no backward pass reaches then still takes steps.
         """
+        if set_to_none is not True:
+            flags("zero_grad()", set_to_none=set_to_none)
         for group in self.param_groups:
             if set_to_none:
                 _core.clear_grads(group["params"])

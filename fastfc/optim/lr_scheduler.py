@@ -8,7 +8,7 @@ import math
 from bisect import bisect_right
 from numbers import Real
 
-from fastfc.layers.arguments import among
+from fastfc.layers.arguments import among, flag
 from fastfc.optim.base import Optimizer
 
 __all__ = ["CosineAnnealingLR", "LRScheduler", "LambdaLR", "LinearLR", "MultiStepLR", "OneCycleLR", "ReduceLROnPlateau",
@@ -412,6 +412,8 @@ class OneCycleLR(LRScheduler):
             _number("OneCycleLR()", name, value, lambda f: f > 0, "> 0")
         if not among(anneal_strategy, ("cos", "linear")):
             raise ValueError(f"OneCycleLR(): anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}")
+        cycle_momentum = flag("OneCycleLR", "cycle_momentum", cycle_momentum)
+        three_phase = flag("OneCycleLR", "three_phase", three_phase)
         self.anneal_strategy, self.cycle_momentum = anneal_strategy, cycle_momentum
         # (last step, rate and momentum at its end), as names of entries of the groups.
         up = pct_start * self.total_steps - 1

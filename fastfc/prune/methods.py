@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from fastfc.layers import Linear, MaskedLinear
+from fastfc.layers.arguments import flag
 from fastfc.layers.masked import checked_mask
 from fastfc.prune.masks import Units, keep_highest, n_of_m
 from fastfc.prune.scores import checked, resolve
@@ -385,7 +386,7 @@ def prune_units(function, model, sparsity, *, layers=None, scores="magnitude", r
     sparsity = fraction(function, "sparsity", sparsity)
     units = Units() if units is None else units
     found = places(function, model, layers)
-    score = resolve(function, scores, rng)
+    score, together = resolve(function, scores, rng), flag(function, "together", together)
     reduced = [units.reduce(checked(function, place.name, place.layer, score(place.layer))) for place in found]
     if together:
         flat = np.concatenate([part.reshape(-1) for part in reduced])

@@ -169,7 +169,7 @@ class Regrow:
         name = "Regrow"
         self.end, self.every = whole(name, "end", end), whole(name, "every", every)
         self.fraction = tree.fraction(name, "fraction", fraction)
-        if grow not in ("gradient", "random"):
+        if not isinstance(grow, str) or grow not in ("gradient", "random"):
             raise ValueError(f"{name}(): grow must be 'gradient' or 'random', got {grow!r}")
         self.grow, self.layers, self.rng, self.steps = grow, layers, init.generator(rng), 0
 

@@ -41,7 +41,7 @@ def places(function, model, layers=None, kinds=(Linear, MaskedLinear)):
             raise TypeError(f"{function}(): layers must be a sequence of names, got {layers!r}")
         known = [place.name for place in found]
         for name in wanted:
-            if name not in known:
+            if not isinstance(name, str) or name not in known:
                 raise ValueError(f"{function}(): layers names {name!r}, the model has {', '.join(known) or 'none'}")
         found = [place for place in found if place.name in wanted]
     if not found:
