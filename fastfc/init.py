@@ -287,6 +287,8 @@ def _kaiming_std(function, array, a, mode, nonlinearity, fan_in):
         raise ValueError(f'{function}(): mode must be "fan_in" or "fan_out", got {mode!r}')
     if isinstance(nonlinearity, str) and nonlinearity == "leaky_relu" and a is not None:
         _finite(function, "a", a)
+    if fan_in is not None and not (0 <= _number(function, "fan_in", fan_in) < math.inf):
+        raise ValueError(f"{function}(): fan_in must be finite and >= 0, got {fan_in}")
     fan = _fans(function, array, ", or fan_in given")[MODES.index(mode)] if fan_in is None else fan_in
     return calculate_gain(nonlinearity, a) / math.sqrt(max(fan, 1))  # fan 0: there is nothing to fill
 
@@ -548,7 +550,10 @@ def _fans(function, array, otherwise=""):
 def _number(function, name, value):
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{function}(): {name} must be a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{function}(): {name} must be a number that a float holds, got a larger int") from None
 
 
 def _finite(function, name, value, least=-math.inf):

@@ -23,10 +23,10 @@ LoadResult = namedtuple("LoadResult", "missing_keys unexpected_keys")
 
 def float_dtype(layer, dtype):
     try:
-        known = np.dtype(dtype)
+        known = None if dtype is None else np.dtype(dtype)  # numpy's None is float64
     except (TypeError, ValueError):
         known = None
-    if known is None or known not in FLOATS:  # numpy takes None for float64
+    if known is None or known not in FLOATS:  # in which None is, because numpy says that float64 == None
         raise TypeError(f"{layer}(): dtype must be float32 or float64, got {repr(dtype) if known is None else known}")
     return known
 

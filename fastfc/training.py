@@ -3,6 +3,7 @@
 import math
 import numbers
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -196,10 +197,12 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
                         ("patience", 1 if patience is None else patience)):
         if not isinstance(count, int | np.integer) or isinstance(count, bool) or count < 1:
             raise ValueError(f"fit(): {name} must be an integer >= 1, got {count!r}")
-    progress = flag("fit", "progress", progress)
-    if not isinstance(min_delta, numbers.Real) or not (min_delta >= 0 and math.isfinite(min_delta)):
+    shuffle, restore_best = flag("fit", "shuffle", shuffle), flag("fit", "restore_best", restore_best)
+    progress, largest = flag("fit", "progress", progress), sys.float_info.max  # an int can be larger
+    if not isinstance(min_delta, numbers.Real) or not 0 <= min_delta <= largest:
         raise ValueError(f"fit(): min_delta must be finite and >= 0, got {min_delta!r}")
-    if clip_norm is not None and not (isinstance(clip_norm, numbers.Real) and clip_norm > 0):
+    if clip_norm is not None and not (
+            isinstance(clip_norm, numbers.Real) and (0 < clip_norm <= largest or clip_norm == math.inf)):
         raise ValueError(f"fit(): clip_norm must be > 0, got {clip_norm!r}")
     if not isinstance(schedule_each, str) or schedule_each not in ("epoch", "step"):
         raise ValueError(f"fit(): schedule_each must be 'epoch' or 'step', got {schedule_each!r}")

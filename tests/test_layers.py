@@ -477,7 +477,7 @@ def test_strict_must_be_a_bool():
         make_linear().load_state_dict({}, strict=np.ones(2))
 
 
-@pytest.mark.parametrize("dtype", ["f3", np.ones(2), object(), int, np.float16])
+@pytest.mark.parametrize("dtype", ["f3", np.ones(2), object(), None, int, np.float16])
 def test_dtype_must_be_known(dtype):
     with pytest.raises(TypeError, match=r"Linear\(\): dtype must be float32 or float64, got "):
         fastfc.Linear(2, 2, dtype=dtype)
