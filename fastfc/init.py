@@ -287,8 +287,8 @@ def _kaiming_std(function, array, a, mode, nonlinearity, fan_in):
         raise ValueError(f'{function}(): mode must be "fan_in" or "fan_out", got {mode!r}')
     if isinstance(nonlinearity, str) and nonlinearity == "leaky_relu" and a is not None:
         _finite(function, "a", a)
-    if fan_in is not None and not (0 <= _number(function, "fan_in", fan_in) < math.inf):
-        raise ValueError(f"{function}(): fan_in must be finite and >= 0, got {fan_in}")
+    if fan_in is not None:
+        _finite(function, "fan_in", fan_in, least=0)
     fan = _fans(function, array, ", or fan_in given")[MODES.index(mode)] if fan_in is None else fan_in
     return calculate_gain(nonlinearity, a) / math.sqrt(max(fan, 1))  # fan 0: there is nothing to fill
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from fastfc import init, optim
-from fastfc.layers.arguments import flag
+from fastfc.layers.arguments import among, flag
 from fastfc.module import Module
 from fastfc.rows import Rows
 from fastfc.sparse import CSR, as_csr, is_sparse
@@ -204,7 +204,7 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
     if clip_norm is not None and not (
             isinstance(clip_norm, numbers.Real) and (0 < clip_norm <= largest or clip_norm == math.inf)):
         raise ValueError(f"fit(): clip_norm must be > 0, got {clip_norm!r}")
-    if not isinstance(schedule_each, str) or schedule_each not in ("epoch", "step"):
+    if not among(schedule_each, ("epoch", "step")):
         raise ValueError(f"fit(): schedule_each must be 'epoch' or 'step', got {schedule_each!r}")
     plateau = isinstance(schedule, optim.ReduceLROnPlateau)
     if plateau and schedule_each == "step":

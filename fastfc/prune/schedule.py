@@ -6,6 +6,7 @@ import numpy as np
 
 from fastfc import init
 from fastfc.layers import MaskedLinear
+from fastfc.layers.arguments import among
 from fastfc.prune import tree
 from fastfc.prune.masks import Units, keep_highest
 from fastfc.prune.methods import prune_units
@@ -169,7 +170,7 @@ class Regrow:
         name = "Regrow"
         self.end, self.every = whole(name, "end", end), whole(name, "every", every)
         self.fraction = tree.fraction(name, "fraction", fraction)
-        if not isinstance(grow, str) or grow not in ("gradient", "random"):
+        if not among(grow, ("gradient", "random")):
             raise ValueError(f"{name}(): grow must be 'gradient' or 'random', got {grow!r}")
         self.grow, self.layers, self.rng, self.steps = grow, layers, init.generator(rng), 0
 

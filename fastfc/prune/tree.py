@@ -5,6 +5,7 @@ import numbers
 
 from fastfc.containers import Sequential
 from fastfc.layers import Linear, MaskedLinear
+from fastfc.layers.arguments import among
 from fastfc.module import Module, UninitializedParameter
 
 __all__ = ["Place", "fraction", "module_of", "places", "whole"]
@@ -41,7 +42,7 @@ def places(function, model, layers=None, kinds=(Linear, MaskedLinear)):
             raise TypeError(f"{function}(): layers must be a sequence of names, got {layers!r}")
         known = [place.name for place in found]
         for name in wanted:
-            if not isinstance(name, str) or name not in known:
+            if not among(name, known):
                 raise ValueError(f"{function}(): layers names {name!r}, the model has {', '.join(known) or 'none'}")
         found = [place for place in found if place.name in wanted]
     if not found:
