@@ -302,7 +302,7 @@ void fc_sparse_unpack(const fc_sparse *s, void *values, int64_t *indices, int64_
 /* ---- Forward ------------------------------------------------------------------------------------------------------ */
 
 /* The sums of a range of outputs share L2 with what passes through it. */
-enum { RANGE_BYTES = 256 << 10, FINISH_ROWS = 64 };
+enum { RANGE_BYTES = 256 << 10, FINISH_ROWS = 64, SHARED_L3 = 128 << 20 };
 
 /* Columns of the batch that are worked on together. */
 typedef struct strip {
@@ -397,8 +397,10 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
     const ptrdiff_t step = s.vecs ? s.vecs * p->lanes : 1, begin = w->block[first], end = w->block[last];
     char *tile = p->workspace + (size_t)thread * (p->x_bytes + p->sum_bytes + p->across_bytes);
     char *sum = tile + p->x_bytes, *across = sum + p->sum_bytes;
-    /* Narrow strips do less with an entry: fetching then costs more than it brings, but from memory. */
-    const double far = s.vecs >= 4 ? 2 * (double)fc_l2_bytes() : (double)fc_l3_bytes() / 4;
+    /* Narrow strips do less with an entry: fetching then costs more than it brings, but from memory; or from an L3 that is so
+     * large that it is many cores', and far away. */
+    const double l2 = (double)fc_l2_bytes(), l3 = (double)fc_l3_bytes();
+    const double far = s.vecs >= 4 ? 2 * l2 : l3 > SHARED_L3 ? 4 * l2 : l3 / 4;
     const int fetch = (double)w->places * (double)(size + 2) > far;
     memset(sum, 0, (size_t)((end - begin) * step * size));
     /* The last vectors of a strip may be nobody's, and the row behind a tile belongs to padding. */
@@ -424,8 +426,8 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
     const fc_kernels *kernels = fc_current();
     const ptrdiff_t size = fc_size(dtype), lanes = kernels->lanes[dtype];
     product p = {.kernels = kernels, .sparse = w, .x = x, .epilogue = epilogue, .lanes = lanes};
-    /* The longest ones take what L2 can give. */
-    const ptrdiff_t bytes = w->tile <= WIDE_TILE ? 256 : 128;
+    /* The longest ones take what L2 can give. Of long vectors 128 bytes are too few to an entry. */
+    const ptrdiff_t bytes = w->tile <= (lanes * size < 64 ? WIDE_TILE : 192) ? 256 : 128;
     p.widest = bytes / (lanes * size) < 8 ? bytes / (lanes * size) : 8;
     const ptrdiff_t step = p.widest * lanes;
     p.strips = count_strips(&p);

@@ -21,6 +21,7 @@ FC_INLINE vec_f64 v_zero_f64(void) { return _mm256_setzero_pd(); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return _mm256_set1_ps(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return _mm256_set1_pd(x); }
 /* Four indices in one load: loads are what there are too few of. */
+enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
 FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
     uint64_t a, b;
     memcpy(&a, i, sizeof a);
@@ -177,4 +178,9 @@ FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
     __m256d r0 = rows_f64(src, row), r1 = rows_f64(src + row, row);
     t[0] = _mm256_unpacklo_pd(r0, r1);
     t[1] = _mm256_unpackhi_pd(r0, r1);
+}
+FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { v_transpose_f32((const char *)p, 16, t); }
+FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) {
+    v_transpose_f64((const char *)p, 32, t);
+    v_transpose_f64((const char *)(p + 2), 32, t + 2);
 }

@@ -22,21 +22,47 @@ FC_INLINE vec_f32 v_zero_f32(void) { return _mm512_setzero_ps(); }
 FC_INLINE vec_f64 v_zero_f64(void) { return _mm512_setzero_pd(); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return _mm512_set1_ps(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return _mm512_set1_pd(x); }
+/* 8 rows of a group of a sparse weight: half a vector of float32. */
+enum { PICK_f32 = 8, PICK_f64 = 8 };
+FC_INLINE vec_f32 low_f32(__m256 low) { return _mm512_castps256_ps512(low); }
 FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
-    return _mm512_setr_ps(p[i[0]], p[i[1]], p[i[2]], p[i[3]], p[i[4]], p[i[5]], p[i[6]], p[i[7]], 
-                          p[i[8]], p[i[9]], p[i[10]], p[i[11]], p[i[12]], p[i[13]], p[i[14]], p[i[15]]);
+    return low_f32(_mm256_i32gather_ps(p, _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)i)), 4));
 }
 FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
-    return _mm512_setr_pd(p[i[0]], p[i[1]], p[i[2]], p[i[3]], p[i[4]], p[i[5]], p[i[6]], p[i[7]]);
+    return _mm512_i32gather_pd(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)i)), p, 8);
+}
+/* The four places of a row are one word of 64 bits, and so an index of a gather, four times. */
+FC_INLINE __m512i place4(const uint16_t *i, int s) {
+    const __m512i row = _mm512_srli_epi64(_mm512_loadu_si512(i), (unsigned)(16 * s));
+    return s < 3 ? _mm512_and_si512(row, _mm512_set1_epi64(0xffff)) : row;
 }
 FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
-    for (int s = 0; s < 4; s++, i++)
-        t[s] = _mm512_setr_ps(p[i[0]], p[i[4]], p[i[8]], p[i[12]], p[i[16]], p[i[20]], p[i[24]], p[i[28]],
-                              p[i[32]], p[i[36]], p[i[40]], p[i[44]], p[i[48]], p[i[52]], p[i[56]], p[i[60]]);
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; s++) t[s] = low_f32(_mm512_i64gather_ps(place4(i, s), p, 4));
 }
 FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
-    for (int s = 0; s < 4; s++, i++)
-        t[s] = _mm512_setr_pd(p[i[0]], p[i[4]], p[i[8]], p[i[12]], p[i[16]], p[i[20]], p[i[24]], p[i[28]]);
+#pragma GCC unroll 4
+    for (int s = 0; s < 4; s++) t[s] = _mm512_i64gather_pd(place4(i, s), p, 8);
+}
+FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) {
+    const __m512 low = _mm512_loadu_ps(p), high = _mm512_loadu_ps(p + 16);
+    const __m512i even = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+#pragma GCC unroll 2
+    for (int s = 0; s < 4; s += 2) {
+        t[s] = _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(s)), high);
+        t[s + 1] = low_f32(_mm512_extractf32x8_ps(t[s], 1));
+    }
+}
+FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) {
+    const __m512d r0 = _mm512_loadu_pd(p), r1 = _mm512_loadu_pd(p + 8), r2 = _mm512_loadu_pd(p + 16), r3 = _mm512_loadu_pd(p + 24);
+    const __m512i from = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);
+#pragma GCC unroll 2
+    for (int s = 0; s < 4; s += 2) {
+        const __m512i of = _mm512_add_epi64(from, _mm512_set1_epi64(s));
+        const __m512d low = _mm512_permutex2var_pd(r0, of, r1), high = _mm512_permutex2var_pd(r2, of, r3);
+        t[s] = _mm512_shuffle_f64x2(low, high, 0x44);
+        t[s + 1] = _mm512_shuffle_f64x2(low, high, 0xee);
+    }
 }
 FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
     const __m512 four = _mm512_broadcast_f32x4(_mm_loadu_ps(p));

@@ -19,6 +19,7 @@ FC_INLINE vec_f32 v_zero_f32(void) { return vdupq_n_f32(0); }
 FC_INLINE vec_f64 v_zero_f64(void) { return vdupq_n_f64(0); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return vdupq_n_f32(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return vdupq_n_f64(x); }
+enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
 FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
     return (vec_f32){p[i[0]], p[i[1]], p[i[2]], p[i[3]]};
 }
@@ -128,4 +129,9 @@ FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
     const vec_f64 r0 = v_load_f64(src), r1 = v_load_f64(src + row);
     t[0] = vzip1q_f64(r0, r1);
     t[1] = vzip2q_f64(r0, r1);
+}
+FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { v_transpose_f32((const char *)p, 16, t); }
+FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) {
+    v_transpose_f64((const char *)p, 32, t);
+    v_transpose_f64((const char *)(p + 2), 32, t + 2);
 }

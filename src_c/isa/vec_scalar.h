@@ -19,6 +19,7 @@ FC_INLINE vec_f32 v_zero_f32(void) { return 0.0f; }
 FC_INLINE vec_f64 v_zero_f64(void) { return 0.0; }
 FC_INLINE vec_f32 v_set1_f32(float x) { return x; }
 FC_INLINE vec_f64 v_set1_f64(double x) { return x; }
+enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
 FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
     return p[i[0]];
 }
@@ -31,6 +32,8 @@ FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
 FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
     for (int s = 0; s < 4; s++) t[s] = p[i[s]];
 }
+FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { memcpy(t, p, 4 * sizeof *t); }
+FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) { memcpy(t, p, 4 * sizeof *t); }
 FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
     for (int s = 0; s < 4; s++) t[s] = p[s];
 }

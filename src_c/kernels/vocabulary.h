@@ -4,8 +4,10 @@
  *   vec, VL                   a vector, its lanes; + - * / work on vectors
  *   v_zero() v_set1(x)        all lanes +0, all lanes x
  *   v_load(p) v_store(p, v)   VL elements, any alignment
- *   v_pick(p, i)              p[i[0]], p[i[1]], ...: loads one by one, which beats the gathers of most CPUs
+ *   PICK                      the lanes of the next three: VL, but 8 at most
+ *   v_pick(p, i)              p[i[0]], p[i[1]], ...: one by one where that beats gathers
  *   v_pick4(p, i, t)          lane j of t[s] = p[i[4 * j + s]], s from 0 to 3
+ *   v_rows4(p, t)             lane j of t[s] = p[4 * j + s]
  *   v_each4(p, t)             all lanes of t[s] = p[s], s from 0 to 3
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
  *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
@@ -42,8 +44,10 @@
 #define TRANSPOSE FC_TYPED(TRANSPOSE_)
 #define v_zero FC_TYPED(v_zero_)
 #define v_set1 FC_TYPED(v_set1_)
+#define PICK FC_TYPED(PICK_)
 #define v_pick FC_TYPED(v_pick_)
 #define v_pick4 FC_TYPED(v_pick4_)
+#define v_rows4 FC_TYPED(v_rows4_)
 #define v_each4 FC_TYPED(v_each4_)
 #define v_load FC_TYPED(v_load_)
 #define v_store FC_TYPED(v_store_)
