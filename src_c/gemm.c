@@ -121,7 +121,6 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.few = !g->panels && !p.direct && g->b_k == size && g->m <= FC_FEW;
     p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
     const double weight = (double)g->n * (double)g->k * (double)size;
-    const int far = 3 * weight > (double)fc_l3_bytes();
     /* A panel is walked once, by one tile or one in each strip, and read where it stands. (`scalar` has lower tiles.) */
     const int once = g->m <= FC_FEW && (g->panels || (p.direct && g->n % kernels->lanes[g->dtype] == 0));
     /* Otherwise b is packed; where a panel's row is one line, several panels at a time, and before it is used. */
@@ -139,10 +138,12 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.ahead = g->panels && g->m >= tile && !once;
 
     /* A chunk takes half of L2, so that x streaming by does not push it out; of a packed weight a quarter, because the next
-     * one has to fit too, and at most 6 blocks, because longer ones bring nothing more. From memory, with few rows, it comes
-     * evenly in small ones. */
+     * one has to fit too, and at most 6 blocks, because longer ones bring nothing more. From afar, with few rows, it
+     * comes evenly in small ones: with narrow panels that pays from memory, with wide ones from L3 too. */
     ptrdiff_t room = (ptrdiff_t)(g->panels ? fc_l2_bytes() / 4 : fc_l2_bytes() / 2);
-    if (g->panels && far && g->m <= 2 * tile) room = 48 << 10;
+    const int evenly = kernels->narrow ? 3 * weight > (double)fc_l3_bytes() && g->m <= 2 * tile
+                                       : weight > (double)fc_l2_bytes() && g->m <= 3 * tile;
+    if (g->panels && evenly) room = 48 << 10;
     p.chunk = room / (together * size) / FC_BLOCK * FC_BLOCK;
     if (g->panels && p.chunk > 6 * FC_BLOCK) p.chunk = 6 * FC_BLOCK;
     if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
