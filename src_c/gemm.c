@@ -138,8 +138,9 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.ahead = g->panels && g->m >= tile && !once;
 
     /* A chunk takes half of L2, so that x streaming by does not push it out; of a packed weight a quarter, because the next
-     * one has to fit too, and at most 6 blocks, because longer ones bring nothing more. From afar, with few rows, it
-     * comes evenly in small ones: with narrow panels that pays from memory, with wide ones from L3 too. */
+     * one has to fit too, and at most 6 blocks, because longer ones bring nothing more (of wide panels 3, where all of k is
+     * more than that). From afar, with few rows, it comes evenly in small ones: with narrow panels that pays from memory, with
+     * wide ones from L3 too. */
     ptrdiff_t room = (ptrdiff_t)(g->panels ? fc_l2_bytes() / 4 : fc_l2_bytes() / 2);
     const int evenly = kernels->narrow ? 3 * weight > (double)fc_l3_bytes() && g->m <= 2 * tile
                                        : weight > (double)fc_l2_bytes() && g->m <= 3 * tile;
@@ -148,6 +149,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     if (g->panels && p.chunk > 6 * FC_BLOCK) p.chunk = 6 * FC_BLOCK;
     if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
     if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
+    else if (g->panels && !kernels->narrow && p.chunk > 3 * FC_BLOCK) p.chunk = 3 * FC_BLOCK;
 
     ptrdiff_t rows = g->panels ? 32 * tile : 80 * tile;
     if (rows > g->m) rows = g->m;
