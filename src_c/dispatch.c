@@ -2,6 +2,9 @@
 
 #include <stdatomic.h>
 #include <string.h>
+#ifdef FC_HAVE_X86
+#include <cpuid.h>
+#endif
 
 /* FC_HAVE_X86, FC_HAVE_NEON: the build compiled the targets of x86-64, of AArch64. An x86 CPU's word counts only with
  * the operating system's: GCC's builtin looks at both (CPUID and XCR0). Every AArch64 CPU has NEON. */
@@ -21,6 +24,14 @@ static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+/* Intel's from Sapphire Rapids on, which are known by AVX512-FP16. Older ones were slowed down against Downfall. */
+static int has_fast_gathers(void) {
+    unsigned a, b, c, d = 0;
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 23 & 1;
+}
+#else
+static int has_fast_gathers(void) { return 0; }
 #endif
 
 /* Best first. scalar comes last: right, and slow. */
@@ -38,6 +49,7 @@ static const target targets[] = {
 enum { TARGETS = sizeof targets / sizeof *targets };
 
 static const char *available[TARGETS + 1];
+static int fast_gathers;
 static _Atomic(const fc_kernels *) current;
 /* A thread may compute with a target of its own; how many do is counted, so that nobody else pays for looking it up. */
 static atomic_int own_targets;
@@ -46,6 +58,7 @@ static _Thread_local const fc_kernels *own;
 /* Once, when the library is loaded and before any thread of ours can run: no lazy initialisation that races. */
 __attribute__((constructor)) static void find_targets(void) {
     int n = 0;
+    fast_gathers = has_fast_gathers();
     for (int i = 0; i < TARGETS; i++)
         if (targets[i].runs_here()) {
             if (!n) current = targets[i].kernels;
@@ -65,6 +78,7 @@ const fc_kernels *fc_current(void) {
     if (atomic_load_explicit(&own_targets, memory_order_relaxed) && own) return own;
     return current;
 }
+int fc_fast_gathers(void) { return fast_gathers; }
 const char *const *fc_available_isas(void) { return available; }
 const char *fc_current_isa(void) { return fc_current()->isa; }
 int fc_numeric_block(void) { return FC_BLOCK; }

@@ -4,5 +4,6 @@
 #include "kernels.h"
 
 const fc_kernels *fc_current(void);
+int fc_fast_gathers(void); /* of this CPU: faster than loads one by one */
 
 #endif

@@ -153,6 +153,7 @@ typedef struct fc_tiled_job {
     const void *x;            /* the tile's length of rows, and one of +0 */
     int vecs;
     int fetch;                /* the weight comes from afar */
+    int gather;               /* gathers are faster than loads one by one */
     void *sum;                /* a row for each of the block */
 } fc_tiled_job;
 
