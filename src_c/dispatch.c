@@ -49,7 +49,7 @@ static const target targets[] = {
 enum { TARGETS = sizeof targets / sizeof *targets };
 
 static const char *available[TARGETS + 1];
-static int fast_gathers;
+int fc_fast_gathers;
 static _Atomic(const fc_kernels *) current;
 /* A thread may compute with a target of its own; how many do is counted, so that nobody else pays for looking it up. */
 static atomic_int own_targets;
@@ -58,7 +58,7 @@ static _Thread_local const fc_kernels *own;
 /* Once, when the library is loaded and before any thread of ours can run: no lazy initialisation that races. */
 __attribute__((constructor)) static void find_targets(void) {
     int n = 0;
-    fast_gathers = has_fast_gathers();
+    fc_fast_gathers = has_fast_gathers();
     for (int i = 0; i < TARGETS; i++)
         if (targets[i].runs_here()) {
             if (!n) current = targets[i].kernels;
@@ -78,7 +78,6 @@ const fc_kernels *fc_current(void) {
     if (atomic_load_explicit(&own_targets, memory_order_relaxed) && own) return own;
     return current;
 }
-int fc_fast_gathers(void) { return fast_gathers; }
 const char *const *fc_available_isas(void) { return available; }
 const char *fc_current_isa(void) { return fc_current()->isa; }
 int fc_numeric_block(void) { return FC_BLOCK; }

@@ -4,6 +4,6 @@
 #include "kernels.h"
 
 const fc_kernels *fc_current(void);
-int fc_fast_gathers(void); /* of this CPU: faster than loads one by one */
+extern int fc_fast_gathers; /* this CPU's gathers are faster than loads one by one; the C tests try both */
 
 #endif

@@ -412,7 +412,7 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
             const ptrdiff_t *segment = w->segment + b * w->tiles + t;
             fc_tiled_job job = {
                 .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps, .values = w->values,
-                .x = tile, .vecs = s.vecs, .fetch = fetch, .gather = fc_fast_gathers(),
+                .x = tile, .vecs = s.vecs, .fetch = fetch, .gather = fc_fast_gathers,
                 .sum = sum + (w->block[b] - begin) * step * size,
             };
             p->kernels->tiled[dtype](&job);

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dispatch.h"
 #include "fastfc.h"
 
 static int failures;
@@ -162,12 +163,14 @@ static void sparse(fc_dtype dtype, record *r) {
     }
 }
 
-/* Packed sparse weights, of which every second to every hundredth place is stored, and batches of all widths. */
+/* Packed sparse weights, of which every second to every hundredth place is stored, and batches of all widths; of each two
+ * weights one meets single rows by gathers, if the target has them. */
 static void packed_sparse(fc_dtype dtype, record *r) {
     enum { M = 200, N = 90, K = 410 };
     static const int batches[] = {1, 2, 5, 8, 9, 16, 31, 64, 70, M};
     for (int every = 2; every <= 128; every *= 4) {
         uint64_t seed = (uint64_t)every;
+        fc_fast_gathers = !fc_fast_gathers;
         int32_t indptr[N + 1] = {0}, *indices = malloc((size_t)N * K * sizeof *indices);
         for (int n = 0; n < N; n++) {
             indptr[n + 1] = indptr[n];
