@@ -31,25 +31,17 @@ FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
 FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
     return _mm512_setr_pd(p[i[0]], p[i[1]], p[i[2]], p[i[3]], p[i[4]], p[i[5]], p[i[6]], p[i[7]]);
 }
-FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
-    for (int s = 0; s < 4; s++, i++)
-        t[s] = low_f32(_mm256_setr_ps(p[i[0]], p[i[4]], p[i[8]], p[i[12]], p[i[16]], p[i[20]], p[i[24]], p[i[28]]));
-}
-FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
-    for (int s = 0; s < 4; s++, i++)
-        t[s] = _mm512_setr_pd(p[i[0]], p[i[4]], p[i[8]], p[i[12]], p[i[16]], p[i[20]], p[i[24]], p[i[28]]);
-}
 #define FC_HAS_GATHERS 1
 /* The four places of a row are one word of 64 bits, and so an index of a gather, four times. */
 FC_INLINE __m512i place4(const uint16_t *i, int s) {
     const __m512i row = _mm512_srli_epi64(_mm512_loadu_si512(i), (unsigned)(16 * s));
     return s < 3 ? _mm512_and_si512(row, _mm512_set1_epi64(0xffff)) : row;
 }
-FC_INLINE void v_gather4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
+FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
 #pragma GCC unroll 4
     for (int s = 0; s < 4; s++) t[s] = low_f32(_mm512_i64gather_ps(place4(i, s), p, 4));
 }
-FC_INLINE void v_gather4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
+FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
 #pragma GCC unroll 4
     for (int s = 0; s < 4; s++) t[s] = _mm512_i64gather_pd(place4(i, s), p, 8);
 }

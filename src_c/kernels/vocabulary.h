@@ -4,10 +4,9 @@
  *   vec, VL                   a vector, its lanes; + - * / work on vectors
  *   v_zero() v_set1(x)        all lanes +0, all lanes x
  *   v_load(p) v_store(p, v)   VL elements, any alignment
- *   PICK                      the lanes of the next four: VL, but 8 at most
+ *   PICK                      the lanes of the next three: VL, but 8 at most
  *   v_pick(p, i)              p[i[0]], p[i[1]], ...: loads one by one, which beats the gathers of most CPUs
- *   v_pick4(p, i, t)          lane j of t[s] = p[i[4 * j + s]], s from 0 to 3: likewise
- *   v_gather4(p, i, t)        the same by gathers, where FC_HAS_GATHERS is 1
+ *   v_pick4(p, i, t)          lane j of t[s] = p[i[4 * j + s]], s from 0 to 3: likewise, but by gathers if FC_HAS_GATHERS is 1
  *   v_rows4(p, t)             lane j of t[s] = p[4 * j + s]
  *   v_each4(p, t)             all lanes of t[s] = p[s], s from 0 to 3
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
@@ -48,7 +47,6 @@
 #define PICK FC_TYPED(PICK_)
 #define v_pick FC_TYPED(v_pick_)
 #define v_pick4 FC_TYPED(v_pick4_)
-#define v_gather4 FC_TYPED(v_gather4_)
 #define v_rows4 FC_TYPED(v_rows4_)
 #define v_each4 FC_TYPED(v_each4_)
 #define v_load FC_TYPED(v_load_)
