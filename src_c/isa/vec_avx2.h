@@ -20,8 +20,8 @@ FC_INLINE vec_f32 v_zero_f32(void) { return _mm256_setzero_ps(); }
 FC_INLINE vec_f64 v_zero_f64(void) { return _mm256_setzero_pd(); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return _mm256_set1_ps(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return _mm256_set1_pd(x); }
-/* Four indices in one load: loads are what there are too few of. */
 enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
+/* Four indices in one load: loads are what there are too few of. */
 FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
     uint64_t a, b;
     memcpy(&a, i, sizeof a);
