@@ -67,10 +67,10 @@ def _read_only(a):
 def _mapped(a):
     if not a.size:
         return _read_only(a)
-    file = tempfile.TemporaryFile()
-    file.write(b"0123" + a.tobytes())
-    file.flush()
-    return np.memmap(file, a.dtype, "r", offset=4, shape=a.shape)
+    with tempfile.TemporaryFile() as file:
+        file.write(b"0123" + a.tobytes())
+        file.flush()
+        return np.memmap(file, a.dtype, "r", offset=4, shape=a.shape)
 
 
 class Child(np.ndarray):
