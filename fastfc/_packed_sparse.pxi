@@ -112,11 +112,10 @@ cdef class PackedSparse:
         zeros = 100 * (1 - <double>self.stored / places) if places else 0.0
         if self.sparse != NULL:
             tile, padding = fc_sparse_tile(self.sparse), fc_sparse_padding(self.sparse)
-            reason = {96: "because more than 40 % are stored",
-                      128: "because more than 15 % are stored, of so many that they are better read half as often",
-                      192: "because more than 15 % are stored",
-                      256: "because more than 7 % are stored"}.get(
-                          tile, "because 12 entries of a row and more should share one")
+            many = ("because more than 40 % are stored" if zeros < 60 else
+                    "because more than 15 % are stored, of so many that they are better read half as often")
+            reason = {112: many, 176: "because more than 15 % are stored", 240: "because more than 7 % are stored"}.get(
+                tile, "because 12 entries of a row and more should share one")
             reason = f"tiles of {tile} inputs, {reason}"
         else:
             reason = BLOCKS[self.layout].why

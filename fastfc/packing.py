@@ -62,7 +62,7 @@ def pack(weight, *, format=None, tune=False, batch=64):
     array([3., 3.], dtype=float32)
     >>> pruned = np.where(np.arange(6).reshape(2, 3) % 3, 0, np.float32(2))
     >>> fastfc.pack(pruned, format="auto")
-    PackedSparse(shape=(2, 3), dtype=float32, format='tiled', nnz=2, nbytes=72)
+    PackedSparse(shape=(2, 3), dtype=float32, format='tiled', nnz=2, nbytes=70)
     """
     if format is not None and not isinstance(format, str):
         raise TypeError(f"pack(): format must be a string, got {format.__class__.__name__}")

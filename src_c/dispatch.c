@@ -78,6 +78,13 @@ const fc_kernels *fc_current(void) {
     if (atomic_load_explicit(&own_targets, memory_order_relaxed) && own) return own;
     return current;
 }
+const fc_kernels *fc_shorter(const fc_kernels *kernels) {
+#ifdef FC_HAVE_X86
+    if (kernels == &fc_kernels__avx512) return kernels_of("avx2");
+#endif
+    (void)kernels;
+    return NULL;
+}
 const char *const *fc_available_isas(void) { return available; }
 const char *fc_current_isa(void) { return fc_current()->isa; }
 int fc_numeric_block(void) { return FC_BLOCK; }

@@ -123,8 +123,8 @@ const char *fc_packed_isa(const fc_packed *packed);
 /* A sparse weight (n by k) copied into the order in which the kernels read it, for batches of any size. K is cut into tiles
  * of fc_sparse_tile() steps. The sum of an output over its entries in a tile runs from +0 in order of k (entries of one place
  * in stored order), each `sum = fma(x, w, sum)`; the total starts at +0, and the sums of the tiles in which the output has
- * entries are added in order of k. Only stored entries are multiplied. Tile: 96 steps if more than 40 % of the places are
- * stored; 192 if more than 15 %, but 128 from 2^21 entries on; 256 if more than 7 %; else 384, doubled until a row has 12
+ * entries are added in order of k. Only stored entries are multiplied. Tile: 112 steps if more than 40 % of the places are
+ * stored; 176 if more than 15 %, but 112 from 2^21 entries on; 240 if more than 7 %; else 384, doubled until a row has 12
  * entries in it, while it is shorter than K, up to 32768.
  * With FC_SPARSE_TRANSPOSE the weight is csr's transpose; its entries are still counted in csr's order. With FC_SPARSE_UPDATE
  * new values can be put in, and the gradient of the entries be taken; that is 4 bytes more an entry. */
@@ -193,7 +193,8 @@ fc_status fc_linear_forward_packed(fc_dtype dtype, const fc_matrix *x, const fc_
                                    const fc_epilogue *epilogue, int threads);
 fc_status fc_linear_forward_csr(fc_dtype dtype, const fc_matrix *x, const fc_csr *w, const fc_epilogue *epilogue,
                                 int threads);
-/* Workspace: for each thread a tile of x and the sums of up to 1024 outputs, each 256 bytes wide. */
+/* Workspace: for each thread a tile of x and 16 rows, or tiles in a quarter of L2, and the sums of up to 1024 outputs, each 256
+ * bytes wide. */
 fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
                                    int threads);
 /* Workspace: a copy of x as above. */

@@ -1,11 +1,25 @@
-/* Indices of a sparse matrix, of either width. Internal; drivers only. */
+/* Indices of a sparse matrix, of either width: of CSR, and of packed weights within a tile. Internal. */
 #ifndef FC_INDICES_H
 #define FC_INDICES_H
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 static inline int64_t read_index(const void *p, int bytes, ptrdiff_t i) {
     return bytes == 8 ? ((const int64_t *)p)[i] : ((const int32_t *)p)[i];
+}
+
+/* Step i of those of 1 or 2 bytes; four that follow each other, in one load (all targets are little-endian); and one of these. */
+static inline ptrdiff_t read_step(const void *p, int bytes, ptrdiff_t i) {
+    return bytes == 1 ? ((const uint8_t *)p)[i] : ((const uint16_t *)p)[i];
+}
+static inline uint64_t read_four_steps(const void *p, int bytes, ptrdiff_t i) {
+    uint64_t four = 0;
+    memcpy(&four, (const char *)p + i * bytes, (size_t)(4 * bytes));
+    return four;
+}
+static inline ptrdiff_t step_of_four(uint64_t four, int bytes, int s) {
+    return bytes == 1 ? (uint8_t)(four >> 8 * s) : (uint16_t)(four >> 16 * s);
 }
 
 #endif

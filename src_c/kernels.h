@@ -148,9 +148,11 @@ static inline size_t fc_sparse_place(const fc_sparse_group *g, uint32_t step, in
 typedef struct fc_tiled_job {
     const fc_sparse_group *groups;
     ptrdiff_t count;
-    const uint16_t *steps;
+    const void *steps;
+    int step_bytes;           /* 1, or 2 where the tile is too long */
     const void *values;
-    const void *x;            /* the tile's length of rows, and one of +0 */
+    const void *x;            /* `tile` rows, and one of +0; with 0 vecs readable up to a multiple of 1 KiB */
+    ptrdiff_t tile;
     int vecs;
     int fetch;                /* the weight comes from afar */
     int gather;               /* gathers are faster than loads one by one */
@@ -162,7 +164,8 @@ typedef struct fc_tiled_job {
 typedef struct fc_tiled_grad_job {
     const fc_sparse_group *groups;
     ptrdiff_t count;
-    const uint16_t *steps;
+    const void *steps;
+    int step_bytes;
     const uint32_t *source;   /* of each place: its entry in the weight's own order */
     const void *g, *x;
     ptrdiff_t step, m;        /* elements from row to row; m padded to 16 with +0 */
@@ -335,6 +338,7 @@ typedef struct fc_kernels {
     ptrdiff_t width[2];       /* columns of the widest tile: as much as a unit of work is wide */
     ptrdiff_t lanes[2];
     ptrdiff_t tile_rows;      /* the most rows of any tile */
+    ptrdiff_t table[2];       /* elements of a column of x that `tiled` can hold in registers, by dtype */
     int narrow;               /* a row of a panel is one line: too little to fetch at a time from rows that stand apart */
 #define FC_KERNEL(name) void (*name[2])(struct fc_##name##_job *);
 #include "kernels.def"

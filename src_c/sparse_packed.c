@@ -26,8 +26,9 @@ struct fc_sparse {
     ptrdiff_t *block;        /* blocks + 1: the first row of each */
     ptrdiff_t *segment;      /* blocks * tiles + 1: the first group of each, tile after tile of a block */
     fc_sparse_group *groups;
-    uint16_t *steps;
+    int step_bytes;
     void *values;
+    void *steps;             /* right behind the values */
     uint32_t *source;        /* NULL, or of each place: its entry in the csr's order */
 };
 
@@ -94,14 +95,15 @@ static int ordered(const fc_csr *csr, int transpose, rows *r) {
     return done;
 }
 
-/* A tile fills L1 with rows of 256 bytes up to 128 steps, of 128 bytes beyond. Wide ones read a weight half as often. */
-enum { BLOCK_ROWS = 256, MOST_TILE = 1 << 15, WIDE_TILE = 128, FAR_ENTRIES = 1 << 21 };
+/* A tile fills L1 with rows of 256 bytes up to 128 steps, of 128 bytes beyond. Wide ones read a weight half as often. Up to 255
+ * steps, the one behind the tile counted, one takes a byte. */
+enum { BLOCK_ROWS = 256, MOST_TILE = 1 << 15, WIDE_TILE = 112, WIDER_TILE = 176, BYTE_TILE = 240, FAR_ENTRIES = 1 << 21 };
 
 static ptrdiff_t choose_tile(ptrdiff_t n, ptrdiff_t k, int64_t entries) {
     const double places = (double)n * (double)k, stored = (double)entries;
-    if (stored > 0.4 * places) return 96;
-    if (stored > 0.15 * places) return entries < FAR_ENTRIES ? 192 : 128;
-    if (stored > 0.07 * places) return 256;
+    if (stored > 0.4 * places) return WIDE_TILE;
+    if (stored > 0.15 * places) return entries < FAR_ENTRIES ? WIDER_TILE : WIDE_TILE;
+    if (stored > 0.07 * places) return BYTE_TILE;
     ptrdiff_t tile = 384;
     while (tile < MOST_TILE && tile < k && stored * (double)tile < 12 * places) tile *= 2;
     return tile < MOST_TILE ? tile : MOST_TILE;
@@ -147,6 +149,11 @@ static int widest(const sorted_row *row, ptrdiff_t left) {
     return 1;
 }
 
+static void put_step(fc_sparse *s, size_t place, int64_t step) {
+    if (s->step_bytes == 1) ((uint8_t *)s->steps)[place] = (uint8_t)step;
+    else ((uint16_t *)s->steps)[place] = (uint16_t)step;
+}
+
 static int group_room(fc_sparse *s, ptrdiff_t used, ptrdiff_t *room) {
     if (used < *room) return 1;
     const ptrdiff_t more = 2 * *room + 64;
@@ -182,7 +189,7 @@ static int lay_out(fc_sparse *s, const rows *r, int64_t *next) {
                     for (int64_t step = 0; step < g->count; step++) {
                         const size_t place = fc_sparse_place(g, (uint32_t)step, j);
                         const int stored = step < row[i].entries;
-                        s->steps[place] = (uint16_t)(stored ? r->column[*e] - t * s->tile : s->tile);
+                        put_step(s, place, stored ? r->column[*e] - t * s->tile : s->tile);
                         s->source[place] = stored ? (uint32_t)r->source[(*e)++] : FC_PADDING;
                     }
                 }
@@ -193,6 +200,8 @@ static int lay_out(fc_sparse *s, const rows *r, int64_t *next) {
     return 1;
 }
 
+static size_t kept_bytes(const fc_sparse *s) { return s->places * (size_t)(fc_size(s->dtype) + s->step_bytes); }
+
 fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
     const int64_t entries = read_index(csr->indptr, csr->index_bytes, csr->rows);
     const int transpose = flags & FC_SPARSE_TRANSPOSE;
@@ -200,6 +209,7 @@ fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
     rows r;
     if (!ordered(csr, transpose, &r)) return NULL;
     int64_t *next = NULL;
+    void *steps = NULL;
     fc_sparse *s = calloc(1, sizeof *s);
     if (!s) goto failed;
     s->dtype = dtype;
@@ -211,19 +221,21 @@ fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
     /* Padding is at most an eighth of a group. */
     const size_t most = (size_t)entries * 8 / 7 + 8;
     next = fc_alloc((size_t)(s->n + 1) * sizeof *next);
-    s->steps = malloc(most * sizeof *s->steps);
+    s->step_bytes = s->tile <= BYTE_TILE ? 1 : 2;
+    s->steps = steps = malloc(most * (size_t)s->step_bytes);
     s->source = malloc(most * sizeof *s->source);
     if (!next || !s->steps || !s->source || !choose_blocks(s, &r)) goto failed;
     s->segment = malloc((size_t)(s->blocks * s->tiles + 1) * sizeof *s->segment);
     if (!s->segment) goto failed;
     memcpy(next, r.begin, (size_t)s->n * sizeof *next);
     if (!lay_out(s, &r, next)) goto failed;
-    s->values = fc_map(s->places * (size_t)fc_size(dtype));
+    s->values = fc_map(kept_bytes(s));
     if (!s->values) goto failed;
     fc_sparse_update(s, csr->values, 1);
+    s->steps = (char *)s->values + s->places * (size_t)fc_size(dtype);
+    memcpy(s->steps, steps, s->places * (size_t)s->step_bytes);
     /* What is not needed goes back. A smaller piece that can't be had leaves the larger one in use. */
-    void *smaller = realloc(s->steps, (s->places + 1) * sizeof *s->steps);
-    if (smaller) s->steps = smaller;
+    void *smaller;
     if (!(flags & FC_SPARSE_UPDATE)) {
         free(s->source);
         s->source = NULL;
@@ -231,10 +243,12 @@ fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
         s->source = smaller;
     }
     if ((smaller = realloc(s->groups, (size_t)(s->segment[s->blocks * s->tiles] + 1) * sizeof *s->groups))) s->groups = smaller;
+    free(steps);
     fc_free(next);
     release(&r);
     return s;
 failed:
+    free(steps);
     fc_free(next);
     release(&r);
     fc_sparse_free(s);
@@ -243,18 +257,17 @@ failed:
 
 void fc_sparse_free(fc_sparse *s) {
     if (!s) return;
-    if (s->values) fc_unmap(s->values, s->places * (size_t)fc_size(s->dtype));
+    if (s->values) fc_unmap(s->values, kept_bytes(s));
     free(s->block);
     free(s->segment);
     free(s->groups);
-    free(s->steps);
     free(s->source);
     free(s);
 }
 
 size_t fc_sparse_bytes(const fc_sparse *s) {
     const size_t segments = (size_t)(s->blocks * s->tiles);
-    return s->places * ((size_t)fc_size(s->dtype) + sizeof *s->steps + (s->source ? sizeof *s->source : 0)) +
+    return kept_bytes(s) + (s->source ? s->places * sizeof *s->source : 0) +
            (size_t)s->segment[segments] * sizeof *s->groups + (segments + 1) * sizeof *s->segment +
            (size_t)(s->blocks + 1) * sizeof *s->block;
 }
@@ -283,9 +296,10 @@ void fc_sparse_unpack(const fc_sparse *s, void *values, int64_t *indices, int64_
                     const ptrdiff_t row = s->block[b] + g->row[j];
                     for (uint32_t step = 0; step < g->count; step++) {
                         const size_t place = fc_sparse_place(g, step, j);
-                        if (s->steps[place] == s->tile) break;
+                        const ptrdiff_t at = read_step(s->steps, s->step_bytes, (ptrdiff_t)place);
+                        if (at == s->tile) break;
                         if (fill) {
-                            indices[indptr[row]] = t * s->tile + s->steps[place];
+                            indices[indptr[row]] = t * s->tile + at;
                             memcpy((char *)values + (size_t)indptr[row] * size, (char *)s->values + place * size, size);
                         }
                         indptr[fill ? row : row + 1]++;
@@ -302,7 +316,7 @@ void fc_sparse_unpack(const fc_sparse *s, void *values, int64_t *indices, int64_
 /* ---- Forward ------------------------------------------------------------------------------------------------------ */
 
 /* The sums of a range of outputs share L2 with what passes through it. */
-enum { RANGE_BYTES = 256 << 10, FINISH_ROWS = 64, SHARED_L3 = 128 << 20 };
+enum { RANGE_BYTES = 256 << 10, FINISH_ROWS = 64, SHARED_L3 = 128 << 20, X_SHARE = 4 };
 
 /* Columns of the batch that are worked on together. */
 typedef struct strip {
@@ -319,7 +333,7 @@ typedef struct product {
     ptrdiff_t ranges, strips;
     ptrdiff_t most_rows;         /* of a range of blocks */
     char *workspace;
-    size_t x_bytes, sum_bytes, across_bytes;
+    ptrdiff_t x_bytes, sum_bytes, across_bytes;
 } product;
 
 /* Full strips, and then as few as cover the rest: 3 vectors count as 4, 7 as 8. */
@@ -387,6 +401,9 @@ static void finish(const product *p, const strip *s, const char *sum, char *acro
     }
 }
 
+/* Bytes from one tile of x to the next: rows, one of +0, and what a table may read. */
+static ptrdiff_t tile_pitch(const fc_sparse *w, ptrdiff_t row) { return (w->tile + 16) * row; }
+
 static void product_unit(void *context, int thread, ptrdiff_t unit) {
     const product *p = context;
     const fc_sparse *w = p->sparse;
@@ -394,29 +411,31 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
     const ptrdiff_t size = fc_size(dtype);
     const strip s = strip_at(p, unit / p->ranges);
     const ptrdiff_t first = range_begin(p, unit % p->ranges), last = range_begin(p, unit % p->ranges + 1);
-    const ptrdiff_t step = s.vecs ? s.vecs * p->lanes : 1, begin = w->block[first], end = w->block[last];
-    char *tile = p->workspace + (size_t)thread * (p->x_bytes + p->sum_bytes + p->across_bytes);
-    char *sum = tile + p->x_bytes, *across = sum + p->sum_bytes;
+    const ptrdiff_t row = (s.vecs ? s.vecs * p->lanes : 1) * size, begin = w->block[first], end = w->block[last];
+    char *x = p->workspace + thread * (p->x_bytes + p->sum_bytes + p->across_bytes);
+    char *sum = x + p->x_bytes, *across = sum + p->sum_bytes;
     /* Narrow strips do less with an entry: fetching then costs more than it brings, but from memory; or from an L3 that is so
      * large that it is many cores', and far away. */
     const double l2 = (double)fc_l2_bytes(), l3 = (double)fc_l3_bytes();
     const double far = s.vecs >= 4 ? 2 * l2 : l3 > SHARED_L3 ? 4 * l2 : l3 / 4;
-    const int fetch = (double)w->places * (double)(size + 2) > far;
-    memset(sum, 0, (size_t)((end - begin) * step * size));
-    /* The last vectors of a strip may be nobody's, and the row behind a tile belongs to padding. */
-    memset(tile, 0, (size_t)((w->tile < w->k ? w->tile : w->k) * step * size));
-    memset(tile + w->tile * step * size, 0, (size_t)(step * size));
-    for (ptrdiff_t t = 0; t < w->tiles; t++) {
-        take_tile(p, &s, t, tile);
-        for (ptrdiff_t b = first; b < last; b++) {
-            const ptrdiff_t *segment = w->segment + b * w->tiles + t;
-            fc_tiled_job job = {
-                .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps, .values = w->values,
-                .x = tile, .vecs = s.vecs, .fetch = fetch, .gather = fc_fast_gathers,
-                .sum = sum + (w->block[b] - begin) * step * size,
-            };
-            p->kernels->tiled[dtype](&job);
-        }
+    const int fetch = (double)kept_bytes(w) > far;
+    memset(sum, 0, (size_t)((end - begin) * row));
+    /* The last vectors of a strip may be nobody's, and the row behind a tile belongs to padding. So many tiles are at hand: */
+    const ptrdiff_t pitch = tile_pitch(w, row), fit = p->x_bytes / pitch, tiles = fit < w->tiles ? fit : w->tiles;
+    memset(x, 0, (size_t)(tiles * pitch));
+    for (ptrdiff_t group = 0; group < w->tiles; group += tiles) {
+        const ptrdiff_t behind = w->tiles - group < tiles ? w->tiles : group + tiles;
+        for (ptrdiff_t t = group; t < behind; t++) take_tile(p, &s, t, x + (t - group) * pitch);
+        for (ptrdiff_t b = first; b < last; b++)
+            for (ptrdiff_t t = group; t < behind; t++) {
+                const ptrdiff_t *segment = w->segment + b * w->tiles + t;
+                fc_tiled_job job = {
+                    .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps,
+                    .step_bytes = w->step_bytes, .values = w->values, .x = x + (t - group) * pitch, .tile = w->tile, .vecs = s.vecs,
+                    .fetch = fetch, .gather = fc_fast_gathers, .sum = sum + (w->block[b] - begin) * row,
+                };
+                p->kernels->tiled[dtype](&job);
+            }
     }
     finish(p, &s, sum, across, begin, end);
 }
@@ -424,11 +443,13 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
 fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
                                    int threads) {
     if (!x->rows || !w->n) return FC_OK;
-    const fc_kernels *kernels = fc_current();
+    const fc_kernels *kernels = fc_current(), *shorter = fc_shorter(kernels);
+    const int alone = x->rows == 1 && (w->tile <= kernels->table[dtype] || fc_fast_gathers);
+    if (shorter && x->rows <= shorter->lanes[dtype] && !alone) kernels = shorter;
     const ptrdiff_t size = fc_size(dtype), lanes = kernels->lanes[dtype];
     product p = {.kernels = kernels, .sparse = w, .x = x, .epilogue = epilogue, .lanes = lanes};
     /* The longest ones take what L2 can give. Of long vectors 128 bytes are too few to an entry. */
-    const ptrdiff_t bytes = w->tile <= (lanes * size < 64 ? WIDE_TILE : 192) ? 256 : 128;
+    const ptrdiff_t bytes = w->tile <= (lanes * size < 64 ? WIDE_TILE : WIDER_TILE) ? 256 : 128;
     p.widest = bytes / (lanes * size) < 8 ? bytes / (lanes * size) : 8;
     const ptrdiff_t step = p.widest * lanes;
     p.strips = count_strips(&p);
@@ -440,11 +461,15 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
         const ptrdiff_t rows = w->block[range_begin(&p, i + 1)] - w->block[range_begin(&p, i)];
         if (p.most_rows < rows) p.most_rows = rows;
     }
-    p.x_bytes = (size_t)((w->tile + 1) * step * size + 63) / 64 * 64;
-    p.sum_bytes = (size_t)(p.most_rows * step * size + 63) / 64 * 64;
-    p.across_bytes = (size_t)(FINISH_ROWS * step * size);
+    /* Of a weight from memory segments are read in the order in which they stand, past all tiles of x, if x takes little of L2. */
+    const ptrdiff_t columns = x->rows <= step ? strip_at(&p, 0).vecs * lanes : step;
+    const ptrdiff_t all = w->tiles * tile_pitch(w, (columns ? columns : 1) * size);
+    const int far = 2 * (double)kept_bytes(w) > (double)fc_l3_bytes();
+    p.x_bytes = far && all <= (ptrdiff_t)fc_l2_bytes() / X_SHARE ? all : tile_pitch(w, step * size);
+    p.sum_bytes = (p.most_rows * step * size + 63) / 64 * 64;
+    p.across_bytes = FINISH_ROWS * step * size;
     const ptrdiff_t units = p.ranges * p.strips;
-    p.workspace = fc_alloc((size_t)(team < units ? team : units) * (p.x_bytes + p.sum_bytes + p.across_bytes));
+    p.workspace = fc_alloc((size_t)((team < units ? team : units) * (p.x_bytes + p.sum_bytes + p.across_bytes)));
     if (!p.workspace) return FC_NO_MEMORY;
     fc_parallel_for(team, units, product_unit, &p);
     fc_free(p.workspace);
@@ -490,8 +515,8 @@ static void stored_unit(void *context, int thread, ptrdiff_t b) {
             if (segment[0] == segment[1]) continue;
             take_columns(p, p->x, row, m, begin, end, x);
             fc_tiled_grad_job job = {
-                .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps, .source = w->source,
-                .g = g, .x = x, .step = p->step, .m = (m + 15) / 16 * 16, .out = p->out, .add = row > 0 || p->accumulate,
+                .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps, .step_bytes = w->step_bytes,
+                .source = w->source, .g = g, .x = x, .step = p->step, .m = (m + 15) / 16 * 16, .out = p->out, .add = row > 0 || p->accumulate,
             };
             p->kernels->tiled_grad[w->dtype](&job);
         }

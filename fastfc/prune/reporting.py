@@ -86,9 +86,9 @@ def report(model, *, batch=64, measure=True, seconds=0.05, threads=None):
     >>> model = fastfc.Sequential(fastfc.Linear(64, 128, rng=0), fastfc.ReLU(), fastfc.Linear(128, 10, rng=1))
     >>> prune.report(prune.to_sparse(prune.l1_unstructured(model, 0.9, layers=["0"])), measure=False)
     layer  out x in  zeros  format     bytes  of dense  expected  measured
-    0      128 x 64  90.0%  tiled    6.1 KiB     19.2%      5.0x         -
+    0      128 x 64  90.0%  tiled    5.3 KiB     16.4%      5.0x         -
     2      10 x 128   0.0%  dense    5.0 KiB    100.0%      1.0x         -
-    all              77.8%          11.1 KiB     30.1%
+    all              77.8%          10.3 KiB     27.7%
     speed against dense at batch 64
     """
     model = module_of("report", model)

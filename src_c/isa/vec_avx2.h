@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../indices.h"
+
 #define FC_INLINE static inline __attribute__((always_inline))
 
 typedef __m256 vec_f32;
@@ -21,39 +23,39 @@ FC_INLINE vec_f64 v_zero_f64(void) { return _mm256_setzero_pd(); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return _mm256_set1_ps(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return _mm256_set1_pd(x); }
 enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
+#define FC_HAS_TABLES_f32 0
+#define FC_HAS_TABLES_f64 0
 /* Four indices in one load: loads are what there are too few of. */
-FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
-    uint64_t a, b;
-    memcpy(&a, i, sizeof a);
-    memcpy(&b, i + 4, sizeof b);
-    return _mm256_setr_ps(p[(uint16_t)a], p[(uint16_t)(a >> 16)], p[(uint16_t)(a >> 32)], p[a >> 48],
-                          p[(uint16_t)b], p[(uint16_t)(b >> 16)], p[(uint16_t)(b >> 32)], p[b >> 48]);
+FC_INLINE vec_f32 v_pick_f32(const float *p, const void *i, const int bytes) {
+    const uint64_t a = read_four_steps(i, bytes, 0), b = read_four_steps(i, bytes, 4);
+#define AT(four, s) p[step_of_four(four, bytes, s)]
+    return _mm256_setr_ps(AT(a, 0), AT(a, 1), AT(a, 2), AT(a, 3), AT(b, 0), AT(b, 1), AT(b, 2), AT(b, 3));
+#undef AT
 }
-FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
-    return _mm256_setr_pd(p[i[0]], p[i[1]], p[i[2]], p[i[3]]);
+FC_INLINE vec_f64 v_pick_f64(const double *p, const void *i, const int bytes) {
+    return _mm256_setr_pd(p[read_step(i, bytes, 0)], p[read_step(i, bytes, 1)], p[read_step(i, bytes, 2)], p[read_step(i, bytes, 3)]);
 }
 /* Four rows at a time, so that their indices, four in one load, stay in registers. */
-FC_INLINE void pick4_rows(const float *p, const uint16_t *i, __m128 *t) {
-    uint64_t a, b, c, d;
-    memcpy(&a, i, sizeof a);
-    memcpy(&b, i + 4, sizeof b);
-    memcpy(&c, i + 8, sizeof c);
-    memcpy(&d, i + 12, sizeof d);
+FC_INLINE void pick4_rows(const float *p, const void *i, const int bytes, __m128 *t) {
+    uint64_t a = read_four_steps(i, bytes, 0), b = read_four_steps(i, bytes, 4);
+    uint64_t c = read_four_steps(i, bytes, 8), d = read_four_steps(i, bytes, 12);
     __asm__("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d)); /* or the compiler makes vectors of them, and takes these apart */
 #pragma GCC unroll 4
-    for (int s = 0; s < 4; s++, a >>= 16, b >>= 16, c >>= 16, d >>= 16)
-        t[s] = _mm_setr_ps(p[(uint16_t)a], p[(uint16_t)b], p[(uint16_t)c], p[(uint16_t)d]);
+    for (int s = 0; s < 4; s++, a >>= 8 * bytes, b >>= 8 * bytes, c >>= 8 * bytes, d >>= 8 * bytes)
+        t[s] = _mm_setr_ps(p[step_of_four(a, bytes, 0)], p[step_of_four(b, bytes, 0)], p[step_of_four(c, bytes, 0)],
+                           p[step_of_four(d, bytes, 0)]);
 }
-FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
+FC_INLINE void v_pick4_f32(const float *p, const void *i, const int bytes, vec_f32 *t) {
     __m128 low[4], high[4];
-    pick4_rows(p, i, low);
-    pick4_rows(p, i + 16, high);
+    pick4_rows(p, i, bytes, low);
+    pick4_rows(p, (const char *)i + 16 * bytes, bytes, high);
 #pragma GCC unroll 4
     for (int s = 0; s < 4; s++) t[s] = _mm256_set_m128(high[s], low[s]);
 }
-FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
-    for (int s = 0; s < 4; s++, i++)
-        t[s] = _mm256_setr_pd(p[i[0]], p[i[4]], p[i[8]], p[i[12]]);
+FC_INLINE void v_pick4_f64(const double *p, const void *i, const int bytes, vec_f64 *t) {
+    for (int s = 0; s < 4; s++)
+        t[s] = _mm256_setr_pd(p[read_step(i, bytes, s)], p[read_step(i, bytes, 4 + s)], p[read_step(i, bytes, 8 + s)],
+                              p[read_step(i, bytes, 12 + s)]);
 }
 FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
     const __m256 four = _mm256_broadcast_ps((const __m128 *)p);

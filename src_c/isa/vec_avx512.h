@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../indices.h"
+
 #define FC_INLINE static inline __attribute__((always_inline))
 
 typedef __m512 vec_f32;
@@ -25,34 +27,73 @@ FC_INLINE vec_f64 v_set1_f64(double x) { return _mm512_set1_pd(x); }
 /* 8 rows of a group of a sparse weight: half a vector of float32. */
 enum { PICK_f32 = 8, PICK_f64 = 8 };
 FC_INLINE vec_f32 low_f32(__m256 low) { return _mm512_castps256_ps512(low); }
-FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
-    return low_f32(_mm256_setr_ps(p[i[0]], p[i[1]], p[i[2]], p[i[3]], p[i[4]], p[i[5]], p[i[6]], p[i[7]]));
+FC_INLINE vec_f32 v_pick_f32(const float *p, const void *i, const int bytes) {
+    return low_f32(_mm256_setr_ps(p[read_step(i, bytes, 0)], p[read_step(i, bytes, 1)], p[read_step(i, bytes, 2)], p[read_step(i, bytes, 3)], p[read_step(i, bytes, 4)], p[read_step(i, bytes, 5)], p[read_step(i, bytes, 6)], p[read_step(i, bytes, 7)]));
 }
-FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
-    return _mm512_setr_pd(p[i[0]], p[i[1]], p[i[2]], p[i[3]], p[i[4]], p[i[5]], p[i[6]], p[i[7]]);
+FC_INLINE vec_f64 v_pick_f64(const double *p, const void *i, const int bytes) {
+    return _mm512_setr_pd(p[read_step(i, bytes, 0)], p[read_step(i, bytes, 1)], p[read_step(i, bytes, 2)], p[read_step(i, bytes, 3)], p[read_step(i, bytes, 4)], p[read_step(i, bytes, 5)], p[read_step(i, bytes, 6)], p[read_step(i, bytes, 7)]);
 }
 #define FC_HAS_GATHERS 1
 /* The four places of a row are one word of 64 bits, and so an index of a gather, four times. */
-FC_INLINE __m512i place4(const uint16_t *i, int s) {
-    const __m512i row = _mm512_srli_epi64(_mm512_loadu_si512(i), (unsigned)(16 * s));
-    return s < 3 ? _mm512_and_si512(row, _mm512_set1_epi64(0xffff)) : row;
+FC_INLINE __m512i place4(const void *i, const int bytes, int s) {
+    const __m512i all = bytes == 1 ? _mm512_cvtepu32_epi64(_mm256_loadu_si256(i)) : _mm512_loadu_si512(i);
+    const __m512i row = _mm512_srli_epi64(all, (unsigned)(8 * bytes * s));
+    return s < 3 || bytes == 1 ? _mm512_and_si512(row, _mm512_set1_epi64(bytes == 1 ? 0xff : 0xffff)) : row;
 }
-FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
+FC_INLINE void v_pick4_f32(const float *p, const void *i, const int bytes, vec_f32 *t) {
 #pragma GCC unroll 4
-    for (int s = 0; s < 4; s++) t[s] = low_f32(_mm512_i64gather_ps(place4(i, s), p, 4));
+    for (int s = 0; s < 4; s++) t[s] = low_f32(_mm512_i64gather_ps(place4(i, bytes, s), p, 4));
 }
-FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
+FC_INLINE void v_pick4_f64(const double *p, const void *i, const int bytes, vec_f64 *t) {
 #pragma GCC unroll 4
-    for (int s = 0; s < 4; s++) t[s] = _mm512_i64gather_pd(place4(i, s), p, 8);
+    for (int s = 0; s < 4; s++) t[s] = _mm512_i64gather_pd(place4(i, bytes, s), p, 8);
 }
-FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) {
-    const __m512 low = _mm512_loadu_ps(p), high = _mm512_loadu_ps(p + 16);
+/* 8 rows of 4 elements, row after row, become 4 half vectors of 8. */
+FC_INLINE void turn4_f32(__m512 low, __m512 high, vec_f32 *t) {
     const __m512i even = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
 #pragma GCC unroll 2
     for (int s = 0; s < 4; s += 2) {
         t[s] = _mm512_permutex2var_ps(low, _mm512_add_epi32(even, _mm512_set1_epi32(s)), high);
         t[s + 1] = low_f32(_mm512_extractf32x8_ps(t[s], 1));
     }
+}
+FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { turn4_f32(_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16), t); }
+/* A permute looks up 32 halves of elements in a pair of vectors, twice as many as it would elements: lower halves stand in
+ * the first 2 * pairs vectors, upper ones in the others. */
+#define FC_HAS_TABLES_f32 1
+#define FC_HAS_TABLES_f64 0
+FC_INLINE void v_table_f32(const float *p, const int pairs, vec_f32 *table) {
+    const __m512i even = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20,
+                                          18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+#pragma GCC unroll 8
+    for (int i = 0; i < 2 * pairs; i++) {
+        const __m512i a = _mm512_loadu_si512(p + 32 * i), b = _mm512_loadu_si512(p + 32 * i + 16);
+        table[i] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(a, even, b));
+        table[2 * pairs + i] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(a, _mm512_add_epi16(even, _mm512_set1_epi16(1)), b));
+    }
+}
+/* 32 halves; the places' upper bits choose the pair. */
+FC_INLINE __m512i looked_f32(const vec_f32 *table, const int pairs, __m512i at, __mmask32 odd, __mmask32 upper) {
+    __m512i part[4];
+#pragma GCC unroll 4
+    for (int p = 0; p < pairs; p++)
+        part[p] = _mm512_permutex2var_epi16(_mm512_castps_si512(table[2 * p]), at, _mm512_castps_si512(table[2 * p + 1]));
+    const __m512i first = _mm512_mask_mov_epi16(part[0], odd, part[1]);
+    if (pairs == 2) return first;
+    return _mm512_mask_mov_epi16(first, upper, pairs == 3 ? part[2] : _mm512_mask_mov_epi16(part[2], odd, part[3]));
+}
+FC_INLINE void v_look4_f32(const vec_f32 *table, const int pairs, const void *i, vec_f32 *t) {
+    /* Places are put in order of t, whose elements the two halves then make by fours. */
+    const __m512i order = _mm512_set_epi16(31, 27, 23, 19, 29, 25, 21, 17, 15, 11, 7, 3, 13, 9, 5, 1, 30, 26, 22, 18, 28, 24, 20, 16,
+                                           14, 10, 6, 2, 12, 8, 4, 0);
+    const __m512i at = _mm512_permutexvar_epi16(order, _mm512_cvtepu8_epi16(_mm256_loadu_si256(i)));
+    const __mmask32 odd = _mm512_test_epi16_mask(at, _mm512_set1_epi16(64));
+    const __mmask32 upper = pairs > 2 ? _mm512_test_epi16_mask(at, _mm512_set1_epi16(128)) : 0;
+    const __m512i low = looked_f32(table, pairs, at, odd, upper), high = looked_f32(table + 2 * pairs, pairs, at, odd, upper);
+    t[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(low, high));
+    t[1] = low_f32(_mm512_extractf32x8_ps(t[0], 1));
+    t[2] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(low, high));
+    t[3] = low_f32(_mm512_extractf32x8_ps(t[2], 1));
 }
 FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) {
     const __m512d r0 = _mm512_loadu_pd(p), r1 = _mm512_loadu_pd(p + 8), r2 = _mm512_loadu_pd(p + 16), r3 = _mm512_loadu_pd(p + 24);

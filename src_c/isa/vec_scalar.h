@@ -5,6 +5,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "../indices.h"
+
 #define FC_INLINE static inline __attribute__((always_inline))
 
 typedef float vec_f32;
@@ -20,17 +22,19 @@ FC_INLINE vec_f64 v_zero_f64(void) { return 0.0; }
 FC_INLINE vec_f32 v_set1_f32(float x) { return x; }
 FC_INLINE vec_f64 v_set1_f64(double x) { return x; }
 enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
-FC_INLINE vec_f32 v_pick_f32(const float *p, const uint16_t *i) {
-    return p[i[0]];
+#define FC_HAS_TABLES_f32 0
+#define FC_HAS_TABLES_f64 0
+FC_INLINE vec_f32 v_pick_f32(const float *p, const void *i, const int bytes) {
+    return p[read_step(i, bytes, 0)];
 }
-FC_INLINE vec_f64 v_pick_f64(const double *p, const uint16_t *i) {
-    return p[i[0]];
+FC_INLINE vec_f64 v_pick_f64(const double *p, const void *i, const int bytes) {
+    return p[read_step(i, bytes, 0)];
 }
-FC_INLINE void v_pick4_f32(const float *p, const uint16_t *i, vec_f32 *t) {
-    for (int s = 0; s < 4; s++) t[s] = p[i[s]];
+FC_INLINE void v_pick4_f32(const float *p, const void *i, const int bytes, vec_f32 *t) {
+    for (int s = 0; s < 4; s++) t[s] = p[read_step(i, bytes, s)];
 }
-FC_INLINE void v_pick4_f64(const double *p, const uint16_t *i, vec_f64 *t) {
-    for (int s = 0; s < 4; s++) t[s] = p[i[s]];
+FC_INLINE void v_pick4_f64(const double *p, const void *i, const int bytes, vec_f64 *t) {
+    for (int s = 0; s < 4; s++) t[s] = p[read_step(i, bytes, s)];
 }
 FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { memcpy(t, p, 4 * sizeof *t); }
 FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) { memcpy(t, p, 4 * sizeof *t); }

@@ -5,8 +5,10 @@
  *   v_zero() v_set1(x)        all lanes +0, all lanes x
  *   v_load(p) v_store(p, v)   VL elements, any alignment
  *   PICK                      the lanes of the next three: VL, but 8 at most
- *   v_pick(p, i)              p[i[0]], p[i[1]], ...: loads one by one, which beats the gathers of most CPUs
- *   v_pick4(p, i, t)          lane j of t[s] = p[i[4 * j + s]], s from 0 to 3: likewise, but by gathers if FC_HAS_GATHERS is 1
+ *   v_pick(p, i, bytes)       p[i[0]], p[i[1]], ..., i being steps (indices.h): loads one by one, which beats most CPUs' gathers
+ *   v_pick4(p, i, bytes, t)   lane j of t[s] = p[i[4 * j + s]], s from 0 to 3: likewise, but by gathers if FC_HAS_GATHERS is 1
+ *   v_table(p, pairs, x)      p[0] to p[64 * pairs - 1] in 4 * pairs vectors; if FC_HAS_TABLES is 1, like
+ *   v_look4(x, pairs, i, t)   lane j of t[s] = p[i[4 * j + s]] out of these vectors; i are bytes
  *   v_rows4(p, t)             lane j of t[s] = p[4 * j + s]
  *   v_each4(p, t)             all lanes of t[s] = p[s], s from 0 to 3
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
@@ -76,6 +78,9 @@
 #ifndef FC_HAS_GATHERS
 #define FC_HAS_GATHERS 0
 #endif
+#define FC_HAS_TABLES FC_TYPED(FC_HAS_TABLES_)
+#define v_table FC_TYPED(v_table_)
+#define v_look4 FC_TYPED(v_look4_)
 
 /* Makes the compiler take an address as given: left to itself it keeps one for each row of a block, on the stack. */
 #define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))

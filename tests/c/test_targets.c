@@ -387,7 +387,7 @@ static const struct {
 } parts[] = {
     {"dense", dense, {0x56793dbe4f9f5ca5u, 0xbc609bc4a4c1b6c7u}},
     {"sparse", sparse, {0x5694258253c2df89u, 0xc60e31eb7233fc45u}},
-    {"packed sparse", packed_sparse, {0x832ee582f72c0ac8u, 0xc9076fb1567f851du}},
+    {"packed sparse", packed_sparse, {0xf820d5cf9cb551afu, 0x682642e24024e0bcu}},
     {"blocks", blocks, {0xcec9e6b945e14ebau, 0x40a24f007c2537a6u}},
     {"feedforward", feedforward, {0x9d27e90536286e31u, 0x25b0d3f90c5a0398u}},
     {"elementwise", elementwise, {0x22e48d4963b9ec89u, 0xf1c40e89636adfe8u}},
