@@ -130,12 +130,13 @@ fc_status fc_gemm_run(const fc_gemm *g) {
 
     /* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows
      * are apart something between, because they crowd into few sets. From memory the hardware's own streams bring most, and
-     * fetching far ahead gets in their way. With many rows there is time to bring the next chunk into L2 while this one is
-     * worked on. */
+     * fetching far ahead gets in their way; and so it does from L3 where a step is several lines. With many rows there is time
+     * to bring the next chunk into L2 while this one is worked on. */
     if (!g->panels) p.stream = 32;
+    else if (!kernels->narrow) p.stream = weight > (double)fc_l2_bytes() ? 0 : 16;
     else if (weight > (double)fc_l3_bytes()) p.stream = g->m <= 2 ? 4 : 16;
     else p.stream = weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
-    p.ahead = g->panels && g->m >= tile && !once;
+    p.ahead = g->panels && !once;
 
     /* A chunk takes half of L2, so that x streaming by does not push it out; of a packed weight a quarter, because the next
      * one has to fit too, and at most 6 blocks, because longer ones bring nothing more (of wide panels 3, where all of k is

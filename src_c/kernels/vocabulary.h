@@ -85,6 +85,17 @@
 /* Makes the compiler take an address as given: left to itself it keeps one for each row of a block, on the stack. */
 #define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
+/* Likewise a vector as being in a register: left to itself it loads one anew for each row of a tile. */
+#if defined(__aarch64__)
+#define FC_LOADED(vector) __asm__("" : "+w"(vector))
+#elif defined(__AVX512F__)
+#define FC_LOADED(vector) __asm__("" : "+v"(vector))
+#elif defined(__x86_64__)
+#define FC_LOADED(vector) __asm__("" : "+x"(vector))
+#else
+#define FC_LOADED(vector) (void)(vector)
+#endif
+
 /* Elements in a row of a panel, and of the widest tile. */
 #define PANEL (PANEL_VECS * VL)
 #define WIDTH (4 * VL)
