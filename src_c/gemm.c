@@ -138,11 +138,11 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     else p.stream = weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
     p.ahead = g->panels && !once;
 
-    /* A chunk takes half of L2, so that x streaming by does not push it out; of a packed weight a quarter, because the next
-     * one has to fit too, and at most 6 blocks, because longer ones bring nothing more (of wide panels 3, where all of k is
-     * more than that). From afar, with few rows, it comes evenly in small ones: with narrow panels that pays from memory, with
-     * wide ones from L3 too. */
-    ptrdiff_t room = (ptrdiff_t)(g->panels ? fc_l2_bytes() / 4 : fc_l2_bytes() / 2);
+    /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
+     * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing
+     * more; of wide panels 3, where all of k is more than that. From afar, with few rows, it comes evenly in small ones: with
+     * narrow panels that pays from memory, with wide ones from L3 too. */
+    ptrdiff_t room = (ptrdiff_t)fc_l2_bytes() / (g->panels || !kernels->narrow ? 4 : 2);
     const int evenly = kernels->narrow ? 3 * weight > (double)fc_l3_bytes() && g->m <= 2 * tile
                                        : weight > (double)fc_l2_bytes() && g->m <= 3 * tile;
     if (g->panels && evenly) room = 48 << 10;
@@ -162,9 +162,10 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     }
     if (p.cols < together) p.cols = together;
     p.at_once = packs || p.chunk < g->k ? together : p.cols;
-    /* Where k is short, what a tile stores counts: rows of y are then written from end to end of a strip. */
+    /* Where k is short, what a tile stores counts: rows of y are then written from end to end of a strip. (A row of a wide tile
+     * is four lines: that is too little only within a block.) */
     const int in_registers = g->epilogue->activation == FC_IDENTITY || g->epilogue->activation == FC_RELU;
-    if (packs && p.chunk >= g->k && g->m > tile && in_registers) {
+    if (packs && p.chunk >= g->k && (kernels->narrow || g->k <= FC_BLOCK) && g->m > tile && in_registers) {
         const ptrdiff_t fit = (ptrdiff_t)fc_l2_bytes() / 2 / (p.chunk * size) / together * together;
         const ptrdiff_t all = (g->n + together - 1) / together * together;
         p.rows_first = 1;
