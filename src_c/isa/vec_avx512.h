@@ -34,6 +34,7 @@ FC_INLINE vec_f64 v_pick_f64(const double *p, const void *i, const int bytes) {
     return _mm512_setr_pd(p[read_step(i, bytes, 0)], p[read_step(i, bytes, 1)], p[read_step(i, bytes, 2)], p[read_step(i, bytes, 3)], p[read_step(i, bytes, 4)], p[read_step(i, bytes, 5)], p[read_step(i, bytes, 6)], p[read_step(i, bytes, 7)]);
 }
 #define FC_HAS_GATHERS 1
+#define FC_FETCH_ROWS 0
 /* The four places of a row are one word of 64 bits, and so an index of a gather, four times. */
 FC_INLINE __m512i place4(const void *i, const int bytes, int s) {
     const __m512i all = bytes == 1 ? _mm512_cvtepu32_epi64(_mm256_loadu_si256(i)) : _mm512_loadu_si512(i);

@@ -78,6 +78,10 @@
 #ifndef FC_HAS_GATHERS
 #define FC_HAS_GATHERS 0
 #endif
+/* 0: CPUs with this target follow the rows of a plain weight by themselves. */
+#ifndef FC_FETCH_ROWS
+#define FC_FETCH_ROWS 1
+#endif
 #define FC_HAS_TABLES FC_TYPED(FC_HAS_TABLES_)
 #define v_table FC_TYPED(v_table_)
 #define v_look4 FC_TYPED(v_look4_)
