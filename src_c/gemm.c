@@ -205,6 +205,7 @@ typedef struct copy {
 } copy;
 
 enum { COPY_UNIT = 64 }; /* rows at a time */
+enum { L1_WAYS = 8, L1_WAY = 4096 }; /* of most CPUs */
 
 static void copy_rows(void *context, int thread, ptrdiff_t unit) {
     const copy *c = context;
@@ -218,24 +219,34 @@ static void copy_rows(void *context, int thread, ptrdiff_t unit) {
     c->kernels->pack[c->dtype](&job);
 }
 
-fc_status fc_contiguous_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *src, int swap, int threads,
-                             fc_matrix *rows, void **owned) {
+static fc_status rows_of(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *view, int crowded, int threads,
+                         fc_matrix *rows, void **owned) {
     const ptrdiff_t size = fc_size(dtype), lanes = kernels->lanes[dtype];
-    const fc_matrix view = swap ? (fc_matrix){src->data, src->cols, src->rows, src->col_stride, src->row_stride} : *src;
     *owned = NULL;
-    *rows = view;
-    if (!view.rows || !view.cols) return FC_OK;
-    if ((uintptr_t)view.data % (uintptr_t)size == 0 && view.row_stride % size == 0 &&
-        (view.col_stride == size || view.cols == 1))
+    *rows = *view;
+    if (!view->rows || !view->cols) return FC_OK;
+    if ((uintptr_t)view->data % (uintptr_t)size == 0 && view->row_stride % size == 0 &&
+        (view->col_stride == size || view->cols == 1) && !crowded)
         return FC_OK;
     rows->col_stride = size;
-    rows->row_stride = (view.cols + lanes - 1) / lanes * lanes * size;
+    rows->row_stride = (view->cols + lanes - 1) / lanes * lanes * size;
     rows->row_stride = fc_apart(rows->row_stride);
-    if (view.rows > PTRDIFF_MAX / rows->row_stride || !(*owned = fc_alloc((size_t)(view.rows * rows->row_stride))))
+    if (view->rows > PTRDIFF_MAX / rows->row_stride || !(*owned = fc_alloc((size_t)(view->rows * rows->row_stride))))
         return FC_NO_MEMORY;
     rows->data = *owned;
-    copy c = {kernels, dtype, &view, rows};
-    fc_parallel_for(fc_team_for((double)view.rows * (double)view.cols * 8, threads), (view.rows + COPY_UNIT - 1) / COPY_UNIT,
+    copy c = {kernels, dtype, view, rows};
+    fc_parallel_for(fc_team_for((double)view->rows * (double)view->cols * 8, threads), (view->rows + COPY_UNIT - 1) / COPY_UNIT,
                     copy_rows, &c);
     return FC_OK;
+}
+
+fc_status fc_contiguous_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *src, int swap, int threads,
+                             fc_matrix *rows, void **owned) {
+    const fc_matrix view = swap ? (fc_matrix){src->data, src->cols, src->rows, src->col_stride, src->row_stride} : *src;
+    return rows_of(kernels, dtype, &view, 0, threads, rows, owned);
+}
+
+fc_status fc_rows_apart(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *src, int threads, fc_matrix *rows,
+                        void **owned) {
+    return rows_of(kernels, dtype, src, src->rows > L1_WAYS && src->row_stride % L1_WAY == 0, threads, rows, owned);
 }

@@ -328,7 +328,7 @@ fc_status fc_linear_forward_blocks(fc_dtype dtype, const fc_matrix *x, const fc_
     if (!x->rows || !b->n) return FC_OK;
     product p = {.kernels = fc_current(), .blocks = b, .epilogue = epilogue, .width = rows_of_panel(b->layout)};
     void *owned;
-    if (fc_contiguous_rows(p.kernels, dtype, x, 0, threads, &p.x, &owned)) return FC_NO_MEMORY;
+    if (fc_rows_apart(p.kernels, dtype, x, threads, &p.x, &owned)) return FC_NO_MEMORY;
     const int team = fc_team_for((double)(x->rows + 4) * (double)fc_blocks_entries(b), threads);
     const double bytes = (double)b->values_bytes / (double)b->panels, room = (double)fc_l2_bytes() / 2 / (bytes + 1);
     p.group = room < 1 ? 1 : room > MOST_PANELS ? MOST_PANELS : (ptrdiff_t)room;
