@@ -68,10 +68,12 @@ typedef struct fc_pack_job {
     ptrdiff_t n, k;
 } fc_pack_job;
 
-/* epilogue: rows of finished sums (m by n, `row_stride` elements apart) become rows of y. */
+/* finish: rows of finished sums (m by n, `sum_row` elements apart) become rows of y. Or they are turned: n rows of m, readable
+ * up to the next full vector. */
 typedef struct fc_finish_job {
     const void *sum;
     ptrdiff_t sum_row;
+    int turned;
     const fc_epilogue *epilogue;
     ptrdiff_t row, col, m, n;
 } fc_finish_job;

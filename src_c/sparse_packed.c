@@ -316,7 +316,7 @@ void fc_sparse_unpack(const fc_sparse *s, void *values, int64_t *indices, int64_
 /* ---- Forward ------------------------------------------------------------------------------------------------------ */
 
 /* The sums of a range of outputs share L2 with what passes through it. */
-enum { RANGE_BYTES = 256 << 10, FINISH_ROWS = 64, SHARED_L3 = 128 << 20, X_SHARE = 4 };
+enum { RANGE_BYTES = 256 << 10, SHARED_L3 = 128 << 20, X_SHARE = 4 };
 
 /* Columns of the batch that are worked on together. */
 typedef struct strip {
@@ -333,7 +333,7 @@ typedef struct product {
     ptrdiff_t ranges, strips;
     ptrdiff_t most_rows;         /* of a range of blocks */
     char *workspace;
-    ptrdiff_t x_bytes, sum_bytes, across_bytes;
+    ptrdiff_t x_bytes, sum_bytes;
 } product;
 
 /* Full strips, and then as few as cover the rest: 3 vectors count as 4, 7 as 8. */
@@ -377,30 +377,6 @@ static void take_tile(const product *p, const strip *s, ptrdiff_t t, char *tile)
     p->kernels->pack[p->sparse->dtype](&job);
 }
 
-static void finish(const product *p, const strip *s, const char *sum, char *across, ptrdiff_t begin, ptrdiff_t end) {
-    const fc_dtype dtype = p->sparse->dtype;
-    const ptrdiff_t size = fc_size(dtype), step = s->vecs ? s->vecs * p->lanes : 1;
-    for (ptrdiff_t row = begin; row < end; row += FINISH_ROWS, sum += FINISH_ROWS * step * size) {
-        fc_finish_job job = {
-            .sum = sum, .epilogue = p->epilogue, .row = s->begin, .col = row, .m = s->columns,
-            .n = end - row < FINISH_ROWS ? end - row : FINISH_ROWS,
-        };
-        /* y comes from far away, a few lines of each row: fetched while the sums are turned. */
-        for (ptrdiff_t m = 0; m < job.m; m++)
-            for (ptrdiff_t line = 0; line < job.n * size; line += 64)
-                __builtin_prefetch((char *)p->epilogue->y + (job.row + m) * p->epilogue->y_row + row * size + line, 1);
-        if (s->vecs) {
-            fc_pack_job turn = {
-                .src = sum, .src_j = step * size, .src_k = size, .dst = across, .step = FINISH_ROWS, .n = job.n, .k = s->columns,
-            };
-            p->kernels->pack[dtype](&turn);
-            job.sum = across;
-            job.sum_row = FINISH_ROWS;
-        }
-        p->kernels->finish[dtype](&job);
-    }
-}
-
 /* Bytes from one tile of x to the next: rows, one of +0, and what a table may read. */
 static ptrdiff_t tile_pitch(const fc_sparse *w, ptrdiff_t row) { return (w->tile + 16) * row; }
 
@@ -412,17 +388,19 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
     const strip s = strip_at(p, unit / p->ranges);
     const ptrdiff_t first = range_begin(p, unit % p->ranges), last = range_begin(p, unit % p->ranges + 1);
     const ptrdiff_t row = (s.vecs ? s.vecs * p->lanes : 1) * size, begin = w->block[first], end = w->block[last];
-    char *x = p->workspace + thread * (p->x_bytes + p->sum_bytes + p->across_bytes);
-    char *sum = x + p->x_bytes, *across = sum + p->sum_bytes;
+    char *x = p->workspace + thread * (p->x_bytes + p->sum_bytes);
+    char *sum = x + p->x_bytes;
     /* Narrow strips do less with an entry: fetching then costs more than it brings, but from memory; or from an L3 that is so
      * large that it is many cores', and far away. */
     const double l2 = (double)fc_l2_bytes(), l3 = (double)fc_l3_bytes();
     const double far = s.vecs >= 4 ? 2 * l2 : l3 > SHARED_L3 ? 4 * l2 : l3 / 4;
     const int fetch = (double)kept_bytes(w) > far;
     memset(sum, 0, (size_t)((end - begin) * row));
-    /* The last vectors of a strip may be nobody's, and the row behind a tile belongs to padding. So many tiles are at hand: */
+    /* So many tiles are at hand. The row behind each belongs to padding, and the last vectors of a strip may be nobody's. */
     const ptrdiff_t pitch = tile_pitch(w, row), fit = p->x_bytes / pitch, tiles = fit < w->tiles ? fit : w->tiles;
-    memset(x, 0, (size_t)(tiles * pitch));
+    if (s.columns <= (s.vecs - 1) * p->lanes) memset(x, 0, (size_t)(tiles * pitch));
+    else
+        for (ptrdiff_t t = 0; t < tiles; t++) memset(x + t * pitch + w->tile * row, 0, (size_t)row);
     for (ptrdiff_t group = 0; group < w->tiles; group += tiles) {
         const ptrdiff_t behind = w->tiles - group < tiles ? w->tiles : group + tiles;
         for (ptrdiff_t t = group; t < behind; t++) take_tile(p, &s, t, x + (t - group) * pitch);
@@ -437,7 +415,11 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
                 p->kernels->tiled[dtype](&job);
             }
     }
-    finish(p, &s, sum, across, begin, end);
+    fc_finish_job job = {
+        .sum = sum, .sum_row = row / size, .turned = s.vecs > 0, .epilogue = p->epilogue, .row = s.begin, .col = begin,
+        .m = s.columns, .n = end - begin,
+    };
+    p->kernels->finish[dtype](&job);
 }
 
 fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
@@ -467,9 +449,8 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
     const int far = 2 * (double)kept_bytes(w) > (double)fc_l3_bytes();
     p.x_bytes = far && all <= (ptrdiff_t)fc_l2_bytes() / X_SHARE ? all : tile_pitch(w, step * size);
     p.sum_bytes = (p.most_rows * step * size + 63) / 64 * 64;
-    p.across_bytes = FINISH_ROWS * step * size;
     const ptrdiff_t units = p.ranges * p.strips;
-    p.workspace = fc_alloc((size_t)((team < units ? team : units) * (p.x_bytes + p.sum_bytes + p.across_bytes)));
+    p.workspace = fc_alloc((size_t)((team < units ? team : units) * (p.x_bytes + p.sum_bytes)));
     if (!p.workspace) return FC_NO_MEMORY;
     fc_parallel_for(team, units, product_unit, &p);
     fc_free(p.workspace);
