@@ -475,9 +475,28 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     return run_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
 
 
+cdef struct weight_of:
+    const fc_matrix *plain      # unless one of these is not NULL:
+    const fc_packed *packed
+    const fc_sparse *sparse
+    const fc_blocks *blocks
+
+
+cdef fc_status product(fc_dtype dt, const fc_matrix *x, const weight_of *of, const fc_epilogue *e, int threads) noexcept nogil:
+    if of.packed != NULL:
+        return fc_linear_forward_packed(dt, x, of.packed, e, threads)
+    if of.sparse != NULL:
+        return fc_linear_forward_sparse(dt, x, of.sparse, e, threads)
+    if of.blocks != NULL:
+        return fc_linear_forward_blocks(dt, x, of.blocks, e, threads)
+    return fc_linear_forward(dt, x, of.plain, e, threads)
+
+
 cdef object run_linear(x, weight, bias, activation, residual, out, threads, return_preactivation):
-    cdef cnp.ndarray a, w, y, z = None
-    cdef PackedWeight p = None
+    cdef cnp.ndarray a, w = None, y, z = None
+    cdef PackedWeight p
+    cdef PackedSparse s
+    cdef weight_of of
     cdef fc_matrix xm, wm
     cdef fc_epilogue e
     cdef fc_status status
@@ -492,10 +511,16 @@ cdef object run_linear(x, weight, bias, activation, residual, out, threads, retu
     if not is_plain(a) or not rows_of(a, &xm):
         return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
     type_num = cnp.PyArray_TYPE(a)
+    of.plain, of.packed, of.sparse, of.blocks = &wm, NULL, NULL, NULL
     if type(weight) is PackedWeight:
         p = weight
-        n, k = p.n, p.k
+        n, k, of.packed = p.n, p.k, p.packed
         if p.type_num != type_num:
+            k = -1
+    elif type(weight) is PackedSparse:
+        s = weight
+        n, k, of.sparse, of.blocks = s.n, s.k, s.sparse, s.blocks
+        if s.type_num != type_num:
             k = -1
     elif type(weight) is cnp.ndarray and cnp.PyArray_NDIM(weight) == 2 and cnp.PyArray_TYPE(weight) == type_num and \
             cnp.PyArray_ISNOTSWAPPED(weight):
@@ -527,7 +552,7 @@ cdef object run_linear(x, weight, bias, activation, residual, out, threads, retu
                 same_leading(out, a, n)):
             return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
         y = out
-        if may_overlap(y, a) or (p is None and may_overlap(y, w)) or (bias is not None and may_overlap(y, bias)) or \
+        if may_overlap(y, a) or (w is not None and may_overlap(y, w)) or (bias is not None and may_overlap(y, bias)) or \
                 (residual is not None and may_overlap(y, residual)):
             return _slow_linear(x, weight, bias, activation, residual, out, threads, return_preactivation)
     act = <tuple>_activations[activation]
@@ -543,16 +568,10 @@ cdef object run_linear(x, weight, bias, activation, residual, out, threads, retu
     team = _default_threads if threads is None else threads
     # Handing the GIL over costs more than a small product takes.
     if xm.rows * n * k < 4096:
-        if p is not None:
-            status = fc_linear_forward_packed(dt, &xm, p.packed, &e, 1)
-        else:
-            status = fc_linear_forward(dt, &xm, &wm, &e, 1)
-    elif p is not None:
-        with nogil:
-            status = fc_linear_forward_packed(dt, &xm, p.packed, &e, team)
+        status = product(dt, &xm, &of, &e, 1)
     else:
         with nogil:
-            status = fc_linear_forward(dt, &xm, &wm, &e, team)
+            status = product(dt, &xm, &of, &e, team)
     if status != FC_OK:
         raise MemoryError("linear(): no memory for workspace")
     return (y, z) if return_preactivation else y

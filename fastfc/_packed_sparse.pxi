@@ -36,7 +36,7 @@ cdef class PackedSparse:
     nnz : int
         Stored entries; zeros that fill up a block are such.
     nbytes : int
-        Bytes held. Tiled: for each entry its value and 2 bytes for its place, a few percent of padding, and the directory.
+        Bytes held. Tiled: for each entry its value and 1 or 2 bytes for its place, a few percent of padding, and the directory.
         Blocks: the values, those of outputs rounded up to 16 (n:4: 32), with 4 bytes for 16 of them, n:4 2 bits each.
 
     Notes
@@ -198,11 +198,10 @@ def forward_sparse(cnp.ndarray x not None, PackedSparse weight not None, cnp.nda
     e.y_row = cnp.PyArray_STRIDE(y, 0)
     e.z = data_or_null(z)
     e.z_row = row_stride(z)
+    cdef weight_of of
+    of.packed, of.sparse, of.blocks = NULL, weight.sparse, weight.blocks
     with nogil:
-        if weight.sparse != NULL:
-            status = fc_linear_forward_sparse(dt, &xm, weight.sparse, &e, threads)
-        else:
-            status = fc_linear_forward_blocks(dt, &xm, weight.blocks, &e, threads)
+        status = product(dt, &xm, &of, &e, threads)
     if status != FC_OK:
         raise MemoryError("linear(): no memory for workspace")
 
