@@ -105,7 +105,8 @@ def calls(m, n, k, dtype, threads, spread):
     )
     sparse = fastfc.pack(csr)
     tile = int(re.search(r"tiles of (\d+)", sparse.explain())[1])
-    yield "linear, packed sparse", lambda: fastfc.linear(x, sparse, bias), threads * (max(256 * (tile + 16), 1 << 19) + (3 << 18))
+    own = max(256 * (tile + 16), 1 << 19) + (3 << 18)
+    yield "linear, packed sparse", lambda: fastfc.linear(x, sparse, bias), threads * own
     blocks = fastfc.pack(whole(n, k), format="16x1")
     yield "linear, packed sparse, in blocks", lambda: fastfc.linear(x, blocks, bias), sizes.copy(m, k) if spread else 0
     # A CSR x of n rows: the dense weight is (m, k).
