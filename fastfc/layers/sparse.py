@@ -52,9 +52,9 @@ class SparseLinear(Affine):
 
     Products go through packed copies of the weight (see `fastfc.pack`), whose structure is laid out once: in training
     one for the forward and one for the backward pass, each 9 or 10 bytes an entry in float32, into which the values are
-    copied before each product; in ``eval()`` one of 5 or 6 bytes an entry. Where the entries fill blocks that `pack` has
-    a layout for (as `prune.blocks` and `prune.n_m` leave them), the forward product's has that layout, and training takes
-    10 bytes an entry more.
+    copied before each product; in ``eval()`` one of 5 or 6 bytes an entry. Where the entries fill blocks that `pack`
+    has a layout for (as `prune.blocks` and `prune.n_m` leave them), the forward product's has that layout, and training
+    takes 10 bytes an entry more.
 
     Examples
     --------
