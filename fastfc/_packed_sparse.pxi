@@ -199,7 +199,7 @@ def forward_sparse(cnp.ndarray x not None, PackedSparse weight not None, cnp.nda
     e.z = data_or_null(z)
     e.z_row = row_stride(z)
     cdef weight_of of
-    of.packed, of.sparse, of.blocks = NULL, weight.sparse, weight.blocks
+    of.plain, of.packed, of.sparse, of.blocks = NULL, NULL, weight.sparse, weight.blocks
     with nogil:
         status = product(dt, &xm, &of, &e, threads)
     if status != FC_OK:

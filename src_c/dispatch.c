@@ -50,7 +50,7 @@ enum { TARGETS = sizeof targets / sizeof *targets };
 
 static const char *available[TARGETS + 1];
 int fc_fast_gathers;
-static _Atomic(const fc_kernels *) current;
+static _Atomic(const fc_kernels *) current, shorter; /* shorter: than avx512's vectors, while it is available */
 /* A thread may compute with a target of its own; how many do is counted, so that nobody else pays for looking it up. */
 static atomic_int own_targets;
 static _Thread_local const fc_kernels *own;
@@ -62,6 +62,9 @@ __attribute__((constructor)) static void find_targets(void) {
     for (int i = 0; i < TARGETS; i++)
         if (targets[i].runs_here()) {
             if (!n) current = targets[i].kernels;
+#ifdef FC_HAVE_X86
+            if (targets[i].kernels == &fc_kernels__avx2) shorter = targets[i].kernels;
+#endif
             available[n++] = targets[i].kernels->isa;
         }
 }
@@ -80,7 +83,9 @@ const fc_kernels *fc_current(void) {
 }
 const fc_kernels *fc_shorter(const fc_kernels *kernels) {
 #ifdef FC_HAVE_X86
-    if (kernels == &fc_kernels__avx512) return kernels_of("avx2");
+    /* Who asked for a target for this thread alone wants that one: to test it, say. */
+    const int asked = atomic_load_explicit(&own_targets, memory_order_relaxed) && own;
+    if (kernels == &fc_kernels__avx512 && !asked) return shorter;
 #endif
     (void)kernels;
     return NULL;
@@ -111,6 +116,7 @@ int fc_drop_isa(const char *name) {
     while (strcmp(available[at], name)) at++;
     for (; available[at]; at++) available[at] = available[at + 1];
     if (current == kernels) current = kernels_of(available[0]);
+    if (shorter == kernels) shorter = NULL;
     return 0;
 }
 

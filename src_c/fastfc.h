@@ -197,7 +197,7 @@ fc_status fc_linear_forward_csr(fc_dtype dtype, const fc_matrix *x, const fc_csr
  * bytes wide. */
 fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
                                    int threads);
-/* Workspace: a copy of x as above. */
+/* Workspace: a copy of x as above; likewise of an x of at most 32 MiB whose rows, more than 8, are multiples of 4096 bytes apart. */
 fc_status fc_linear_forward_blocks(fc_dtype dtype, const fc_matrix *x, const fc_blocks *w, const fc_epilogue *epilogue,
                                    int threads);
 /* A CSR x: w is dense (packed NULL) or packed (w NULL). */

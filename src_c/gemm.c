@@ -205,7 +205,7 @@ typedef struct copy {
 } copy;
 
 enum { COPY_UNIT = 64 }; /* rows at a time */
-enum { L1_WAYS = 8, L1_WAY = 4096 }; /* of most CPUs */
+enum { L1_WAYS = 8, L1_WAY = 4096, MOST_COPIED = 32 << 20 }; /* the first two of most CPUs */
 
 static void copy_rows(void *context, int thread, ptrdiff_t unit) {
     const copy *c = context;
@@ -248,5 +248,7 @@ fc_status fc_contiguous_rows(const fc_kernels *kernels, fc_dtype dtype, const fc
 
 fc_status fc_rows_apart(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *src, int threads, fc_matrix *rows,
                         void **owned) {
-    return rows_of(kernels, dtype, src, src->rows > L1_WAYS && src->row_stride % L1_WAY == 0, threads, rows, owned);
+    const int crowded = src->rows > L1_WAYS && src->row_stride && src->row_stride % L1_WAY == 0 &&
+                        (double)src->rows * (double)src->cols * (double)fc_size(dtype) <= MOST_COPIED;
+    return rows_of(kernels, dtype, src, crowded, threads, rows, owned);
 }

@@ -31,7 +31,7 @@ static inline ptrdiff_t fc_panels(const fc_kernels *kernels, fc_dtype dtype, ptr
  * fc_free). swap: the transpose of src is wanted. */
 fc_status fc_contiguous_rows(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *src, int swap, int threads,
                              fc_matrix *rows, void **owned);
-/* The same, and a copy too where so many rows fall into one set of L1 that they push each other out. */
+/* The same, and a copy too where so many rows fall into one set of L1 that they push each other out, of at most 32 MiB. */
 fc_status fc_rows_apart(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *src, int threads, fc_matrix *rows,
                         void **owned);
 

@@ -9,6 +9,10 @@ static inline int64_t read_index(const void *p, int bytes, ptrdiff_t i) {
     return bytes == 8 ? ((const int64_t *)p)[i] : ((const int32_t *)p)[i];
 }
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "packed sparse weights are read as little-endian"
+#endif
+
 /* Step i of those of 1 or 2 bytes; four that follow each other, in one load (all targets are little-endian); and one of these. */
 static inline ptrdiff_t read_step(const void *p, int bytes, ptrdiff_t i) {
     return bytes == 1 ? ((const uint8_t *)p)[i] : ((const uint16_t *)p)[i];

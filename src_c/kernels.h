@@ -153,7 +153,7 @@ typedef struct fc_tiled_job {
     const void *steps;
     int step_bytes;           /* 1, or 2 where the tile is too long */
     const void *values;
-    const void *x;            /* `tile` rows, and one of +0; with 0 vecs readable up to a multiple of 1 KiB */
+    const void *x;            /* `tile` rows, and one of +0; with 0 vecs readable up to a multiple of 256 bytes */
     ptrdiff_t tile;
     int vecs;
     int fetch;                /* the weight comes from afar */

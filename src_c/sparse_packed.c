@@ -99,6 +99,9 @@ static int ordered(const fc_csr *csr, int transpose, rows *r) {
  * steps, the one behind the tile counted, one takes a byte. */
 enum { BLOCK_ROWS = 256, MOST_TILE = 1 << 15, WIDE_TILE = 112, WIDER_TILE = 176, BYTE_TILE = 240, FAR_ENTRIES = 1 << 21 };
 
+/* Behind a tile a table has its row of +0 (tile_pitch). */
+_Static_assert(WIDE_TILE % 64 == 48 && WIDER_TILE % 64 == 48 && BYTE_TILE % 64 == 48, "tiles fill tables but for 16 places");
+
 static ptrdiff_t choose_tile(ptrdiff_t n, ptrdiff_t k, int64_t entries) {
     const double places = (double)n * (double)k, stored = (double)entries;
     if (stored > 0.4 * places) return WIDE_TILE;
