@@ -77,15 +77,19 @@ static const fc_kernels *kernels_of(const char *name) {
     return NULL;
 }
 
+/* Of this thread alone, or NULL. */
+static const fc_kernels *asked_for(void) {
+    return atomic_load_explicit(&own_targets, memory_order_relaxed) ? own : NULL;
+}
+
 const fc_kernels *fc_current(void) {
-    if (atomic_load_explicit(&own_targets, memory_order_relaxed) && own) return own;
-    return current;
+    const fc_kernels *asked = asked_for();
+    return asked ? asked : current;
 }
 const fc_kernels *fc_shorter(const fc_kernels *kernels) {
 #ifdef FC_HAVE_X86
     /* Who asked for a target for this thread alone wants that one: to test it, say. */
-    const int asked = atomic_load_explicit(&own_targets, memory_order_relaxed) && own;
-    if (kernels == &fc_kernels__avx512 && !asked) return shorter;
+    if (kernels == &fc_kernels__avx512 && !asked_for()) return shorter;
 #endif
     (void)kernels;
     return NULL;

@@ -429,7 +429,7 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
                                    int threads) {
     if (!x->rows || !w->n) return FC_OK;
     const fc_kernels *kernels = fc_current(), *shorter = fc_shorter(kernels);
-    const int alone = x->rows == 1 && (w->tile <= kernels->table[dtype] || fc_fast_gathers);
+    const int alone = x->rows == 1 && ((kernels->tables[dtype] && w->step_bytes == 1) || fc_fast_gathers);
     if (shorter && x->rows <= shorter->lanes[dtype] && !alone) kernels = shorter;
     const ptrdiff_t size = fc_size(dtype), lanes = kernels->lanes[dtype];
     product p = {.kernels = kernels, .sparse = w, .x = x, .epilogue = epilogue, .lanes = lanes};

@@ -23,8 +23,6 @@ FC_INLINE vec_f64 v_zero_f64(void) { return _mm256_setzero_pd(); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return _mm256_set1_ps(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return _mm256_set1_pd(x); }
 enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
-#define FC_HAS_TABLES_f32 0
-#define FC_HAS_TABLES_f64 0
 /* Four indices in one load: loads are what there are too few of. */
 FC_INLINE vec_f32 v_pick_f32(const float *p, const void *i, const int bytes) {
     const uint64_t a = read_four_steps(i, bytes, 0), b = read_four_steps(i, bytes, 4);

@@ -27,19 +27,21 @@ FC_INLINE vec_f64 v_set1_f64(double x) { return _mm512_set1_pd(x); }
 /* 8 rows of a group of a sparse weight: half a vector of float32. */
 enum { PICK_f32 = 8, PICK_f64 = 8 };
 FC_INLINE vec_f32 low_f32(__m256 low) { return _mm512_castps256_ps512(low); }
+#define AT(e) p[read_step(i, bytes, e)]
 FC_INLINE vec_f32 v_pick_f32(const float *p, const void *i, const int bytes) {
-    return low_f32(_mm256_setr_ps(p[read_step(i, bytes, 0)], p[read_step(i, bytes, 1)], p[read_step(i, bytes, 2)], p[read_step(i, bytes, 3)], p[read_step(i, bytes, 4)], p[read_step(i, bytes, 5)], p[read_step(i, bytes, 6)], p[read_step(i, bytes, 7)]));
+    return low_f32(_mm256_setr_ps(AT(0), AT(1), AT(2), AT(3), AT(4), AT(5), AT(6), AT(7)));
 }
 FC_INLINE vec_f64 v_pick_f64(const double *p, const void *i, const int bytes) {
-    return _mm512_setr_pd(p[read_step(i, bytes, 0)], p[read_step(i, bytes, 1)], p[read_step(i, bytes, 2)], p[read_step(i, bytes, 3)], p[read_step(i, bytes, 4)], p[read_step(i, bytes, 5)], p[read_step(i, bytes, 6)], p[read_step(i, bytes, 7)]);
+    return _mm512_setr_pd(AT(0), AT(1), AT(2), AT(3), AT(4), AT(5), AT(6), AT(7));
 }
+#undef AT
 #define FC_HAS_GATHERS 1
 #define FC_FETCH_ROWS 0
 /* The four places of a row are one word of 64 bits, and so an index of a gather, four times. */
 FC_INLINE __m512i place4(const void *i, const int bytes, int s) {
     const __m512i all = bytes == 1 ? _mm512_cvtepu32_epi64(_mm256_loadu_si256(i)) : _mm512_loadu_si512(i);
     const __m512i row = _mm512_srli_epi64(all, (unsigned)(8 * bytes * s));
-    return s < 3 || bytes == 1 ? _mm512_and_si512(row, _mm512_set1_epi64(bytes == 1 ? 0xff : 0xffff)) : row;
+    return s < 3 ? _mm512_and_si512(row, _mm512_set1_epi64(bytes == 1 ? 0xff : 0xffff)) : row;
 }
 FC_INLINE void v_pick4_f32(const float *p, const void *i, const int bytes, vec_f32 *t) {
 #pragma GCC unroll 4
@@ -62,7 +64,6 @@ FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { turn4_f32(_mm512_loadu_
 /* A permute looks up 32 halves of elements in a pair of vectors, twice as many as it would elements: lower halves stand in
  * the first 2 * pairs vectors, upper ones in the others. */
 #define FC_HAS_TABLES_f32 1
-#define FC_HAS_TABLES_f64 0
 FC_INLINE void v_table_f32(const float *p, const int pairs, vec_f32 *table) {
     const __m512i even = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20,
                                           18, 16, 14, 12, 10, 8, 6, 4, 2, 0);

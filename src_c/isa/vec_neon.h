@@ -21,27 +21,7 @@ FC_INLINE vec_f32 v_zero_f32(void) { return vdupq_n_f32(0); }
 FC_INLINE vec_f64 v_zero_f64(void) { return vdupq_n_f64(0); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return vdupq_n_f32(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return vdupq_n_f64(x); }
-enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
-#define FC_HAS_TABLES_f32 0
-#define FC_HAS_TABLES_f64 0
-FC_INLINE vec_f32 v_pick_f32(const float *p, const void *i, const int bytes) {
-    return (vec_f32){p[read_step(i, bytes, 0)], p[read_step(i, bytes, 1)], p[read_step(i, bytes, 2)], p[read_step(i, bytes, 3)]};
-}
-FC_INLINE vec_f64 v_pick_f64(const double *p, const void *i, const int bytes) {
-    return (vec_f64){p[read_step(i, bytes, 0)], p[read_step(i, bytes, 1)]};
-}
-FC_INLINE void v_pick4_f32(const float *p, const void *i, const int bytes, vec_f32 *t) {
-    for (int s = 0; s < 4; s++) t[s] = (vec_f32){p[read_step(i, bytes, s)], p[read_step(i, bytes, 4 + s)], p[read_step(i, bytes, 8 + s)], p[read_step(i, bytes, 12 + s)]};
-}
-FC_INLINE void v_pick4_f64(const double *p, const void *i, const int bytes, vec_f64 *t) {
-    for (int s = 0; s < 4; s++) t[s] = (vec_f64){p[read_step(i, bytes, s)], p[read_step(i, bytes, 4 + s)]};
-}
-FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
-    for (int s = 0; s < 4; s++) t[s] = v_set1_f32(p[s]);
-}
-FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
-    for (int s = 0; s < 4; s++) t[s] = v_set1_f64(p[s]);
-}
+#include "vec_16bytes.h"
 /* By bytes, so that any address will do. */
 FC_INLINE vec_f32 v_load_f32(const void *p) { return vreinterpretq_f32_u8(vld1q_u8(p)); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return vreinterpretq_f64_u8(vld1q_u8(p)); }

@@ -22,8 +22,6 @@ FC_INLINE vec_f64 v_zero_f64(void) { return 0.0; }
 FC_INLINE vec_f32 v_set1_f32(float x) { return x; }
 FC_INLINE vec_f64 v_set1_f64(double x) { return x; }
 enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
-#define FC_HAS_TABLES_f32 0
-#define FC_HAS_TABLES_f64 0
 FC_INLINE vec_f32 v_pick_f32(const float *p, const void *i, const int bytes) {
     return p[read_step(i, bytes, 0)];
 }

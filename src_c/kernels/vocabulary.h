@@ -82,6 +82,12 @@
 #ifndef FC_FETCH_ROWS
 #define FC_FETCH_ROWS 1
 #endif
+#ifndef FC_HAS_TABLES_f32
+#define FC_HAS_TABLES_f32 0
+#endif
+#ifndef FC_HAS_TABLES_f64
+#define FC_HAS_TABLES_f64 0
+#endif
 #define FC_HAS_TABLES FC_TYPED(FC_HAS_TABLES_)
 #define v_table FC_TYPED(v_table_)
 #define v_look4 FC_TYPED(v_look4_)

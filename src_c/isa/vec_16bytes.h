@@ -1,0 +1,18 @@
+/* What targets whose vectors have 16 bytes do alike, in C's own vectors; included by their vec_<isa>.h, once the types are there. */
+enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
+#define AT(e) p[read_step(i, bytes, e)]
+FC_INLINE vec_f32 v_pick_f32(const float *p, const void *i, const int bytes) { return (vec_f32){AT(0), AT(1), AT(2), AT(3)}; }
+FC_INLINE vec_f64 v_pick_f64(const double *p, const void *i, const int bytes) { return (vec_f64){AT(0), AT(1)}; }
+FC_INLINE void v_pick4_f32(const float *p, const void *i, const int bytes, vec_f32 *t) {
+    for (int s = 0; s < 4; s++) t[s] = (vec_f32){AT(s), AT(4 + s), AT(8 + s), AT(12 + s)};
+}
+FC_INLINE void v_pick4_f64(const double *p, const void *i, const int bytes, vec_f64 *t) {
+    for (int s = 0; s < 4; s++) t[s] = (vec_f64){AT(s), AT(4 + s)};
+}
+#undef AT
+FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
+    for (int s = 0; s < 4; s++) t[s] = v_set1_f32(p[s]);
+}
+FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
+    for (int s = 0; s < 4; s++) t[s] = v_set1_f64(p[s]);
+}
