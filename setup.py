@@ -98,7 +98,7 @@ core = Extension(
     "fastfc._core",
     ["fastfc/_core.pyx"],
     include_dirs=["src_c", numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"), ("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION")],
     extra_compile_args=["-O2", "-g0"],
     depends=sorted(c_files()) + sorted(glob.glob("fastfc/*.pxi")),
 )

@@ -225,7 +225,7 @@ cdef class PackedWeight:
 
     def unpack(self):
         """The weight as a new array of shape ``(out_features, in_features)``."""
-        w = np.empty((self.n, self.k), self.dtype)
+        w = empty((self.n, self.k), self.dtype)
         cdef fc_matrix m = matrix(w)
         fc_unpack(self.packed, &m)
         return w
@@ -399,16 +399,6 @@ cdef bint same_leading(cnp.ndarray a, cnp.ndarray b, Py_ssize_t last) noexcept:
     return True
 
 
-cdef cnp.ndarray empty_like_rows(cnp.ndarray x, Py_ssize_t last):
-    """A new C-ordered array of shape x.shape[:-1] + (last,)."""
-    cdef cnp.npy_intp shape[64]  # NPY_MAXDIMS of numpy 2
-    cdef int nd = cnp.PyArray_NDIM(x), i
-    for i in range(nd - 1):
-        shape[i] = cnp.PyArray_DIM(x, i)
-    shape[nd - 1] = last
-    return cnp.PyArray_EMPTY(nd, shape, cnp.PyArray_TYPE(x), 0)
-
-
 def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, threads=None, return_preactivation=False):
     """Fully connected layer: ``y = activation(x @ weight.T + bias + residual)``.
 
@@ -546,7 +536,7 @@ cdef object run_linear(x, weight, bias, activation, residual, out, threads, retu
         e.residual = cnp.PyArray_DATA(residual)
         e.residual_row = n * cnp.PyArray_ITEMSIZE(a)
     if out is None:
-        y = empty_like_rows(a, n)
+        y = new_rows(a, n)
     else:
         if not (type(out) is cnp.ndarray and cnp.PyArray_TYPE(out) == type_num and cnp.PyArray_ISCARRAY(out) and
                 same_leading(out, a, n)):
@@ -561,7 +551,7 @@ cdef object run_linear(x, weight, bias, activation, residual, out, threads, retu
     e.y = cnp.PyArray_DATA(y)
     e.y_row = n * cnp.PyArray_ITEMSIZE(a)
     if return_preactivation:
-        z = empty_like_rows(a, n)
+        z = new_rows(a, n)
     e.z = data_or_null(z)
     e.z_row = e.y_row
     dt = FC_F32 if type_num == cnp.NPY_FLOAT else FC_F64
@@ -841,17 +831,16 @@ cdef tuple run_backward(grad_y, x, weight, activation, preactivation, needs, out
     o.gb = o.values = NULL
     o.accumulate = accumulate
     if want & _GX:
-        gx = out[0] if out[0] is not None else empty_like_rows(a, xm.cols)
+        gx = out[0] if out[0] is not None else new_rows(a, xm.cols)
         rows_of(gx, &gxm)
         o.gx = &gxm
     if want & _GW:
         shape[0], shape[1] = wm.rows, wm.cols
-        gw = out[1] if out[1] is not None else cnp.PyArray_EMPTY(2, shape, type_num, 0)
+        gw = out[1] if out[1] is not None else new_array(2, shape, type_num)
         gwm = matrix(gw)
         o.gw = &gwm
     if want & _GB:
-        shape[0] = wm.rows
-        gb = out[2] if out[2] is not None else cnp.PyArray_EMPTY(1, shape, type_num, 0)
+        gb = out[2] if out[2] is not None else new_vector(wm.rows, type_num)
         o.gb = cnp.PyArray_DATA(gb)
     up.grad_y = &gm
     team = _default_threads if threads is None else threads
@@ -889,6 +878,7 @@ def activation_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, cnp
 
 # ---- Further subjects, each in a file of its own --------------------------------------------------------------------
 
+include "_arrays.pxi"
 include "_affine.pxi"
 include "_norm.pxi"
 include "_loss.pxi"

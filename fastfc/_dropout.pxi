@@ -8,7 +8,7 @@ cdef extern from "fastfc.h" nogil:
 
 def dropout(cnp.ndarray x not None, double p, uint64_t seed, uint64_t call):
     """A new array: elements of x, which is C-contiguous, times 0 or 1 / (1 - p)."""
-    cdef cnp.ndarray y = empty_like(x)
+    cdef cnp.ndarray y = new_like(x)
     cdef fc_dtype dt = dtype_of(x)
     cdef const void *source = cnp.PyArray_DATA(x)
     cdef void *target = cnp.PyArray_DATA(y)

@@ -48,7 +48,7 @@ def feedforward(x, w1, b1, w2, b2, w3, b3, int activation, double parameter):
     block.b1, block.b2, block.b3 = data_or_null(b1), data_or_null(b2), data_or_null(b3)
     block.activation = <fc_activation>activation
     block.parameter = parameter
-    y = empty_like_rows(x, (<PackedWeight>w2).n)
+    y = new_rows(x, (<PackedWeight>w2).n)
     rows_of(y, &ym)
     # Handing the GIL over costs more than a small block takes.
     if xm.rows * width * (xm.cols + ym.cols) < 4096:

@@ -75,11 +75,11 @@ def cross_entropy(cnp.ndarray x not None, cnp.ndarray labels, cnp.ndarray target
     c.reduction = FC_MEAN if reduction == "mean" else FC_SUM
     c.losses = NULL
     if reduction == "none":
-        losses = empty(xm.rows, cnp.PyArray_TYPE(x))
+        losses = new_vector(xm.rows, cnp.PyArray_TYPE(x))
         c.losses = cnp.PyArray_DATA(losses)
     c.grad = NULL
     if want_grad:
-        grad = empty_like(x)
+        grad = new_like(x)
         gm = matrix(grad)
         c.grad = &gm
     with nogil:
@@ -109,10 +109,10 @@ def pointwise_loss(int kind, cnp.ndarray x not None, cnp.ndarray target not None
     c.reduction = FC_MEAN if reduction == "mean" else FC_SUM
     c.losses = c.grad = NULL
     if reduction == "none":
-        losses = empty_like(x)
+        losses = new_like(x)
         c.losses = cnp.PyArray_DATA(losses)
     if want_grad:
-        grad = empty_like(x)
+        grad = new_like(x)
         c.grad = cnp.PyArray_DATA(grad)
     with nogil:
         status = fc_pointwise_loss_value(dt, &c, &value, team)

@@ -31,16 +31,6 @@ cdef inline fc_matrix as_rows(cnp.ndarray a, Py_ssize_t n) noexcept:
     return m
 
 
-cdef inline cnp.ndarray empty(Py_ssize_t n, int type_num):
-    cdef cnp.npy_intp shape[1]
-    shape[0] = n
-    return cnp.PyArray_EMPTY(1, shape, type_num, 0)
-
-
-cdef inline cnp.ndarray empty_like(cnp.ndarray a):
-    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), cnp.PyArray_TYPE(a), 0)
-
-
 cdef inline fc_norm norm_of(cnp.ndarray gamma, cnp.ndarray beta, bint center, double eps, cnp.ndarray mean,
                             cnp.ndarray rstd) noexcept:
     cdef fc_norm norm
@@ -81,12 +71,12 @@ def norm(x, tuple normalized_shape not None, cnp.ndarray gamma, cnp.ndarray beta
             return None
         n *= d
     xm = as_rows(a, n)
-    y = empty_like(a)
+    y = new_like(a)
     ym = as_rows(y, n)
     dt = dtype_of(a)
     if keep:
-        mean = empty(xm.rows, cnp.PyArray_TYPE(a)) if center else None
-        rstd = empty(xm.rows, cnp.PyArray_TYPE(a))
+        mean = new_vector(xm.rows, cnp.PyArray_TYPE(a)) if center else None
+        rstd = new_vector(xm.rows, cnp.PyArray_TYPE(a))
     c = norm_of(gamma, beta, center, eps_of(eps, cnp.PyArray_TYPE(a)), mean, rstd)
     with nogil:
         fc_norm_forward(dt, &xm, &c, &ym, team)
@@ -103,9 +93,9 @@ def norm_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, Py_ssize_
     cdef fc_dtype dt = dtype_of(x)
     cdef fc_status status
     cdef int type_num = cnp.PyArray_TYPE(x), team = _default_threads
-    cdef cnp.ndarray gx = empty_like(x) if want_gx else None
-    cdef cnp.ndarray to_gamma = empty(n, type_num) if want_gamma else None
-    cdef cnp.ndarray to_beta = empty(n, type_num) if want_beta else None
+    cdef cnp.ndarray gx = new_like(x) if want_gx else None
+    cdef cnp.ndarray to_gamma = new_vector(n, type_num) if want_gamma else None
+    cdef cnp.ndarray to_beta = new_vector(n, type_num) if want_beta else None
     out.gx = NULL
     if want_gx:
         gxm = as_rows(gx, n)
@@ -149,12 +139,12 @@ def linear_norm(x, weight, cnp.ndarray bias, int activation, double parameter, c
             return None
     if k != xm.cols or n == 0 or (gamma is not None and (cnp.PyArray_TYPE(gamma) != type_num or cnp.PyArray_SIZE(gamma) != n)):
         return None
-    y = h = empty_like_rows(a, n)
+    y = h = new_rows(a, n)
     if keep:
-        h = empty_like_rows(a, n)
-        z = empty_like_rows(a, n) if activation != FC_IDENTITY else None
-        mean = empty(xm.rows, type_num) if center else None
-        rstd = empty(xm.rows, type_num)
+        h = new_rows(a, n)
+        z = new_rows(a, n) if activation != FC_IDENTITY else None
+        mean = new_vector(xm.rows, type_num) if center else None
+        rstd = new_vector(xm.rows, type_num)
     e.bias = data_or_null(bias)
     e.residual = NULL
     e.residual_row = 0
@@ -187,9 +177,9 @@ def linear_norm_backward(cnp.ndarray grad_y not None, cnp.ndarray h not None, cn
     cdef fc_dtype dt = dtype_of(x)
     cdef fc_status status
     cdef int type_num = cnp.PyArray_TYPE(x), team = _default_threads
-    cdef cnp.ndarray gx = empty_like_rows(x, cnp.PyArray_DIM(weight, 1)) if want_gx else None
-    cdef cnp.ndarray to_gamma = empty(n, type_num) if want_gamma else None
-    cdef cnp.ndarray to_beta = empty(n, type_num) if want_beta else None
+    cdef cnp.ndarray gx = new_rows(x, cnp.PyArray_DIM(weight, 1)) if want_gx else None
+    cdef cnp.ndarray to_gamma = new_vector(n, type_num) if want_gamma else None
+    cdef cnp.ndarray to_beta = new_vector(n, type_num) if want_beta else None
     rows_of(x, &xm)
     up.grad_y = &gm
     up.activation = <fc_activation>activation

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastfc import _core
+from fastfc.arrays import empty
 from fastfc.functional import PARAMETERS, _array, _check_out, _parameter, _same_dtype, _shape, _threads
 
 __all__ = []
@@ -128,12 +129,12 @@ def _result(function, out, inputs):
     """Where C writes, and what is returned: `out` itself where it is contiguous."""
     x = inputs[-1][1]
     if out is None:
-        out = np.empty(x.shape, x.dtype)
+        out = empty(x.shape, x.dtype)
         return out, out
     # The very same elements may be overwritten one by one; a view that is shifted may not.
     others = [(name, array) for name, array in inputs if not _same_elements(array, out)]
     _check_out(function, "out", out, x.shape, x.dtype, others)
-    return (out if out.flags.carray else np.empty(x.shape, x.dtype)), out
+    return (out if out.flags.carray else empty(x.shape, x.dtype)), out
 
 
 def _same_elements(a, b):

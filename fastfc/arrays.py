@@ -2,7 +2,16 @@
 
 import numpy as np
 
-__all__ = ["contiguous", "immutable"]
+from fastfc._core import empty
+
+__all__ = ["contiguous", "copied", "empty", "immutable"]
+
+
+def copied(array):
+    """A C-contiguous copy of `array`, from a cache line on."""
+    copy = empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
 
 
 def immutable(array):

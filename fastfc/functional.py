@@ -13,6 +13,7 @@ import numpy as np
 
 from fastfc import _core
 from fastfc._core import PackedSparse, PackedWeight, linear, linear_backward, pack
+from fastfc.arrays import empty
 from fastfc.sparse import CSR, PackedCSR, as_csr, is_sparse
 
 __all__ = ["linear", "linear_backward", "pack", "PackedSparse", "PackedWeight"]
@@ -189,14 +190,14 @@ class _Target:
     """Where C writes rows of a result: `out` itself, or an array that is copied into it afterwards."""
 
     def __init__(self, out, shape, dtype, fill=False):
-        self.out = np.empty(shape, dtype) if out is None else out
+        self.out = empty(shape, dtype) if out is None else out
         cols = shape[-1] if len(shape) > 1 else 1
         flat = self.out.view(np.ndarray)
         if out is None or (flat.flags.c_contiguous and flat.flags.aligned):
             self.rows = flat.reshape(-1, shape[-1]) if flat.size else flat
             self.copy = False
         else:
-            self.rows = np.array(flat, order="C") if fill else np.empty(shape, dtype)
+            self.rows = np.array(flat, order="C") if fill else empty(shape, dtype)
             self.rows = self.rows.reshape(-1, cols) if flat.size and len(shape) > 1 else self.rows
             self.copy = True
         if self.rows.ndim == 1 or self.rows.size == 0:
@@ -240,7 +241,7 @@ def convert_linear(x, weight, bias, activation, residual, out, threads, return_p
     if residual is not None:
         residual = _contiguous_rows(residual)
     target = _Target(out, shape, dtype)
-    z = np.empty(shape, dtype) if return_preactivation else None
+    z = empty(shape, dtype) if return_preactivation else None
     z_rows = z.reshape(target.rows.shape) if return_preactivation else None
     x_rows = x if isinstance(x, CSR) else _rows(x)
     if isinstance(weight, PackedCSR):

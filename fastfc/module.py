@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastfc._core import Trainable, clear_grads
-from fastfc.arrays import immutable
+from fastfc.arrays import copied, immutable
 
 __all__ = ["Module", "Parameter", "UninitializedParameter"]
 
@@ -113,7 +113,7 @@ class Parameter(Trainable):
     def thaw(self):
         """Drop the pack and move the values into a fresh writeable array. `Module.train` calls this."""
         if self._frozen:
-            data = self._data.copy()
+            data = copied(self._data)
             self._commit((data, data))
             self._frozen = False
 

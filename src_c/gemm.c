@@ -48,7 +48,11 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
         job.b_step = job.b_tail = g->b_k / size;
         job.b_panel = panel;
         job.stream = p->stream;
-        job.copy = p->pack_bytes ? packed : NULL;
+        if (p->pack_bytes) {
+            job.copy = packed;
+            if (k + p->chunk < g->k) job.next = (const char *)job.b + p->chunk * g->b_k;
+            else if (g->n - col >= 2 * panel) job.next = (const char *)g->b + (col + panel) * g->b_j;
+        }
     } else {
         fc_pack_job pack = {
             .src = (const char *)g->b + col * g->b_j + k * g->b_k, .src_j = g->b_j, .src_k = g->b_k,
@@ -151,6 +155,10 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
     if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
     else if (g->panels && !kernels->narrow && p.chunk > 3 * FC_BLOCK) p.chunk = 3 * FC_BLOCK;
+    else if (packs) { /* evenly: one is fetched, or waited for, while the one before is worked on */
+        const ptrdiff_t blocks = (g->k + FC_BLOCK - 1) / FC_BLOCK, chunks = (g->k + p.chunk - 1) / p.chunk;
+        p.chunk = (blocks + chunks - 1) / chunks * FC_BLOCK;
+    }
 
     ptrdiff_t rows = g->panels ? 32 * tile : 80 * tile;
     if (rows > g->m) rows = g->m;

@@ -36,11 +36,21 @@ void *fc_map(size_t bytes) {
     return p + skip;
 }
 
+void *fc_alloc_array(size_t bytes) {
+    const size_t page = 4096;
+    if (bytes > SIZE_MAX - 64) return NULL;
+    char *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    const size_t skip = (page - (uintptr_t)p % page) % page;
+    if (p && bytes >= 2 * huge) madvise(p + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
+    return p;
+}
+
 void fc_unmap(void *p, size_t bytes) {
     if (bytes < huge) fc_free(p);
     else if (p) munmap(p, (bytes + huge - 1) / huge * huge);
 }
 #else
+void *fc_alloc_array(size_t bytes) { return fc_alloc(bytes); }
 void *fc_map(size_t bytes) { return fc_alloc(bytes); }
 void fc_unmap(void *p, size_t bytes) {
     (void)bytes;

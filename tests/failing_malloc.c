@@ -32,6 +32,9 @@ static int fails(void *caller) {
 }
 
 void *malloc(size_t bytes) { return fails(__builtin_return_address(0)) ? NULL : __libc_malloc(bytes); }
+void *aligned_alloc(size_t alignment, size_t bytes) {
+    return fails(__builtin_return_address(0)) ? NULL : __libc_memalign(alignment, bytes);
+}
 int posix_memalign(void **p, size_t alignment, size_t bytes) {
     if (fails(__builtin_return_address(0))) return ENOMEM;
     return (*p = __libc_memalign(alignment, bytes)) ? 0 : ENOMEM;

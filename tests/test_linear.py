@@ -155,6 +155,32 @@ def test_results_are_fresh_c_ordered_arrays(dtype):
     assert not np.shares_memory(y, z)
 
 
+def test_large_results_begin_at_a_cache_line_and_are_ordinary_arrays(dtype):
+    x, weight = np.ones((100, 70), dtype), np.ones((90, 70), dtype)
+    y, z = fastfc.linear(x, weight, return_preactivation=True)
+    gx, gw, _ = fastfc.linear_backward(y, x, weight)
+    turned = fastfc.linear(np.asfortranarray(x), weight)
+    several = fastfc.linear(x.reshape(5, 20, 70), weight)
+    layer = fastfc.Linear(70, 90, dtype=dtype)
+    for a in (y, z, gx, gw, turned, several, layer.weight.data, layer.eval().train().weight.data):
+        assert a.ctypes.data % 64 == 0
+        assert a.flags.owndata or a.base.flags.owndata
+        assert a.flags.writeable
+    del z
+    y.resize((400, 90), refcheck=False)
+    assert np.array_equal(y, np.repeat(np.array([70, 0, 0, 0], dtype), 100)[:, None] * np.ones(90, dtype))
+
+
+def test_numpy_makes_its_own_arrays_as_before(dtype):
+    get_handler_name = np._core.multiarray.get_handler_name
+    before = get_handler_name()
+    y = fastfc.linear(np.ones((100, 70), dtype), np.ones((90, 70), dtype))
+    assert get_handler_name(y) == "fastfc" and get_handler_name() == before
+    with pytest.raises((MemoryError, ValueError)):
+        fastfc.arrays.empty((1 << 40, 1 << 20), dtype)
+    assert get_handler_name() == before == get_handler_name(np.empty(1000))
+
+
 def test_numpy_integers_and_strings_as_options(dtype):
     x, weight = np.ones((3, 4), dtype), np.ones((5, 4), dtype)
     y = fastfc.linear(x, weight, activation=np.str_("relu"), threads=np.int64(2), return_preactivation=np.bool_(False))

@@ -6,6 +6,7 @@ import numpy as np
 
 from fastfc import init
 from fastfc._core import affine_vjp, linear_vjp
+from fastfc.arrays import empty
 from fastfc.functional import linear, pack
 from fastfc.layers.arguments import flag, float_dtype, size
 from fastfc.module import Module, Parameter
@@ -154,7 +155,7 @@ def data_of(parameter):
 
 def default_weight(outputs, inputs, dtype, rng):
     """(outputs, inputs) from torch's distribution U(-k, k), k = 1/√inputs."""
-    return init.kaiming_uniform_(np.empty((outputs, inputs), dtype), math.sqrt(5), rng=rng)
+    return init.kaiming_uniform_(empty((outputs, inputs), dtype), math.sqrt(5), rng=rng)
 
 
 def default_bias(outputs, inputs, dtype, rng):

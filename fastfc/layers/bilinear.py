@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from fastfc import init
+from fastfc.arrays import empty
 from fastfc.functional import linear, linear_backward, pack
 from fastfc.layers.affine import data_of, default_bias
 from fastfc.layers.arguments import flag, float_array, float_dtype, size
@@ -60,7 +61,7 @@ class Bilinear(Module):
         dtype, rng = float_dtype("Bilinear", dtype), init.generator(rng)
         bias = flag("Bilinear", "bias", bias)
         bound = 1 / math.sqrt(self.in1_features) if self.in1_features else 0.0
-        weight = np.empty((self.out_features, self.in1_features, self.in2_features), dtype)
+        weight = empty((self.out_features, self.in1_features, self.in2_features), dtype)
         self.weight = Parameter(init.uniform_(weight, -bound, bound, rng=rng), packer=pack_flat)
         self.bias = Parameter(default_bias(self.out_features, self.in1_features, dtype, rng)) if bias else None
 
@@ -102,7 +103,7 @@ class Bilinear(Module):
     def _forward(self, a, b):
         w, bias = self.weight.operand, data_of(self.bias)
         w = flat(w) if isinstance(w, np.ndarray) else w
-        y = np.empty((len(a), self.out_features), a.dtype)
+        y = empty((len(a), self.out_features), a.dtype)
         for part in self._blocks(len(a)):
             linear(products(a[part], b[part]), w, bias, out=y[part])
         return y

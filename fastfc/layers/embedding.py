@@ -8,6 +8,7 @@ transposed. `Linear` takes such an x as a CSR matrix too, which then also may ha
 import numpy as np
 
 from fastfc import init
+from fastfc.arrays import empty
 from fastfc.functional import linear
 from fastfc.layers.arguments import among, flag, float_array, float_dtype, integer, size
 from fastfc.module import Module, Parameter
@@ -27,7 +28,7 @@ class Table(Module):
         self.padding_idx = None if padding_idx is None else self._padding(padding_idx)
         self.sparse = flag(name, "sparse", sparse)
         dtype, rng = float_dtype(name, dtype), init.generator(rng)
-        self.weight = Parameter(init.normal_(np.empty((self.num_embeddings, self.embedding_dim), dtype), rng=rng))
+        self.weight = Parameter(init.normal_(empty((self.num_embeddings, self.embedding_dim), dtype), rng=rng))
         if self.padding_idx is not None:
             self.weight.data[self.padding_idx] = 0
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastfc import _core, init
-from fastfc.arrays import contiguous
+from fastfc.arrays import contiguous, empty
 from fastfc.functional import _activation, _array, _rows
 from fastfc.layers.affine import Linear, data_of
 from fastfc.layers.arguments import float_array, float_dtype, size
@@ -157,11 +157,11 @@ class FeedForward(Module):
         activation = _activation("FeedForward", self.activation)
         if factor is None:
             (z,) = _alike(z)
-            h = np.empty_like(z)
+            h = empty(z.shape, z.dtype)
             _core.activation_forward(z, h, *activation, _core.get_default_threads())
         else:
             z, factor = _alike(z, factor)
-            h = np.empty_like(z)
+            h = empty(z.shape, z.dtype)
             _core.gate_forward(z, factor, h, *activation, _core.get_default_threads())
         return h
 
@@ -169,11 +169,11 @@ class FeedForward(Module):
         activation = _activation("FeedForward", self.activation)
         if factor is None:
             grad_h, z = _alike(grad_h, z)
-            grad_z, grad_factor = np.empty_like(z), None
+            grad_z, grad_factor = empty(z.shape, z.dtype), None
             _core.activation_backward(grad_h, z, grad_z, *activation, _core.get_default_threads())
         else:
             grad_h, z, factor = _alike(grad_h, z, factor)
-            grad_z, grad_factor = np.empty_like(z), np.empty_like(z)
+            grad_z, grad_factor = empty(z.shape, z.dtype), empty(z.shape, z.dtype)
             threads = _core.get_default_threads()
             _core.gate_backward(grad_h, z, factor, grad_z, grad_factor, *activation, threads)
         return grad_z, grad_factor

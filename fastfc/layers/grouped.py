@@ -6,7 +6,7 @@ import numpy as np
 
 from fastfc import init
 from fastfc._core import Trainable, affine_vjp, needs_of
-from fastfc.arrays import immutable
+from fastfc.arrays import empty, immutable
 from fastfc.functional import linear, linear_backward, pack
 from fastfc.layers.affine import Affine, Factored, Linear, default_bias, default_weight
 from fastfc.layers.arguments import flag, float_array, float_dtype, like, size
@@ -111,8 +111,8 @@ class GroupedLinear(Affine):
         def backward(grad_y, needs_input_grad=True):
             grads = self._parts(like("GroupedLinear", "grad_y", grad_y, y), self._block[0])
             xs, ws = self._parts(x, self._block[1]), self._blocks(weight.data)
-            grad_x = np.empty((self.groups, *x.shape[:-1], self._block[1]), x.dtype) if needs_input_grad else None
-            grad_w = np.empty(ws.shape, x.dtype)
+            grad_x = empty((self.groups, *x.shape[:-1], self._block[1]), x.dtype) if needs_input_grad else None
+            grad_w = empty(ws.shape, x.dtype)
             grad_b = None if bias is None else np.empty((self.groups, self._block[0]), x.dtype)
             needs = needs_of(bias, needs_input_grad)
             for g in range(self.groups):
@@ -148,7 +148,7 @@ class GroupedLinear(Affine):
         ws = self.weight.operand
         ws = self._blocks(ws) if isinstance(ws, np.ndarray) else ws
         bias = [None] * self.groups if self.bias is None else self.bias.data.reshape(self.groups, -1)
-        y, z = np.empty((self.groups, *x.shape[:-1], self._block[0]), x.dtype), []
+        y, z = empty((self.groups, *x.shape[:-1], self._block[0]), x.dtype), []
         for part, w, b, out in zip(self._parts(x, self._block[1]), ws, bias, y, strict=True):
             result = linear(part, w, b, activation=activation, out=out, return_preactivation=return_preactivation)
             if return_preactivation:
