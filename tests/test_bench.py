@@ -1,6 +1,7 @@
 """The benchmark suite's logic: what it counts, checks, writes and compares. Nothing here asserts a time."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -307,6 +308,26 @@ def test_interleave_lets_the_hopeless_rest_and_limits_never():
     entrants = {"fastfc": lambda: 1.0, "slow": lambda: 9.0, limits.PEAK: lambda: 50.0}
     timings = measure.interleave(entrants, seconds=9, rounds=(4, 12), subject="fastfc")
     assert [len(timings[name].samples) for name in entrants] == [12, 6, 12]
+
+
+@pytest.mark.parametrize("told", (True, False))
+def test_rest_lasts_until_other_threads_have_stopped(told, monkeypatch):
+    if not told:
+        monkeypatch.setattr(measure, "_others_run", lambda: None)
+    started, stopped = threading.Event(), threading.Event()
+
+    def busy():
+        started.set()
+        for _ in range(60):  # without the lock, each for much longer than two threads take to change over
+            hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 10_000)
+        stopped.set()
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    started.wait()
+    measure.rest(most=60)
+    assert stopped.is_set()
+    thread.join()
 
 
 def test_evictor_runs_and_leaves_the_affinity_alone():

@@ -27,7 +27,7 @@ import numpy as np
 BURST = 0.002
 #: Sleep between two turns of one thread each; nobody has a team that spins.
 PAUSE = 0.0005
-#: Longest wait for spinning threads to go to sleep: OpenBLAS's do so after 2²⁶ cycles, libgomp's after some ms.
+#: Longest wait for spinning threads to go to sleep: OpenBLAS's do so after some 100 ms, libgomp's after some ms.
 REST = 0.25
 
 
@@ -141,14 +141,30 @@ class Single(Burst):
 
 
 def rest(most: float = REST) -> None:
-    """Sleep until the threads of this process have stopped using the CPU, at most `most` seconds."""
-    end = time.perf_counter() + most
-    while True:
-        wall, cpu = time.perf_counter(), time.process_time()
+    """Sleep until the other threads of this process have stopped using the CPU, at most `most` seconds."""
+    end, quiet = time.perf_counter() + most, 0
+    while quiet < 2 and time.perf_counter() < end:
+        cpu, wall = time.process_time(), time.perf_counter()
         time.sleep(0.001)
-        now = time.perf_counter()
-        if time.process_time() - cpu < 0.1 * (now - wall) or now > end:
-            return
+        running = _others_run()
+        if running is None:  # some systems count a running thread's time only at ticks of 10 ms
+            time.sleep(0.02)
+            running = time.process_time() - cpu > 0.1 * (time.perf_counter() - wall)
+        quiet = 0 if running else quiet + 1
+
+
+def _others_run() -> bool | None:
+    """Whether any other thread of this process runs or waits for a CPU; None where the system does not tell."""
+    own = threading.get_native_id()
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(FileNotFoundError):  # it has ended
+                stat = pathlib.Path("/proc/self/task", thread, "stat").read_text()
+                if int(thread) != own and stat.rpartition(")")[2].split()[0] == "R":
+                    return True
+    except (OSError, ValueError):
+        return None
+    return False
 
 
 class Apart:
