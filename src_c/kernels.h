@@ -87,7 +87,6 @@ typedef struct fc_spmm_job {
     const void *values;
     const void *indices;      /* NULL: place e names row e */
     int index_bytes;
-    const int64_t *order;     /* NULL, or the entry that stands at place e */
     const int64_t *begin;     /* rows + 1 places */
     ptrdiff_t rows, n;
     const void *dense;

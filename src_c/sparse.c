@@ -84,16 +84,16 @@ typedef struct structure {
     const void *indices;
     int index_bytes;
     ptrdiff_t rows;
-    int64_t *order;        /* NULL, or where the value of each place stands; owned */
     int64_t *begin;        /* places, when they are ours */
     void *owned;           /* indices, likewise */
+    void *values;          /* NULL, or in the order of these rows; owned */
 } structure;
 
 static inline int64_t place_of(const structure *s, ptrdiff_t row) { return read_index(s->places, s->place_bytes, row); }
 
 static void release(structure *s) {
     fc_free(s->begin);
-    fc_free(s->order);
+    fc_free(s->values);
     fc_free(s->owned);
 }
 
@@ -113,17 +113,15 @@ static fc_status with_places(const fc_csr *csr, structure *s) {
     return FC_OK;
 }
 
-/* The transpose's rows: a counting sort, so entries of a column keep the order of their rows. */
-static fc_status transposed(const fc_csr *csr, structure *s) {
+/* The transpose's rows and values: a counting sort, so entries of a column keep the order of their rows. */
+static fc_status transposed(fc_dtype dtype, const fc_csr *csr, structure *s) {
     const int64_t entries = read_index(csr->indptr, csr->index_bytes, csr->rows);
-    int64_t *row;
-    *s = (structure){.place_bytes = 8, .index_bytes = 8, .rows = csr->cols};
+    *s = (structure){.place_bytes = 8, .index_bytes = csr->rows <= INT32_MAX ? 4 : 8, .rows = csr->cols};
     s->begin = fc_alloc((size_t)(csr->cols + 2) * sizeof *s->begin);
     s->places = s->begin;
-    s->order = fc_alloc((size_t)entries * sizeof *s->order);
-    s->owned = row = fc_alloc((size_t)entries * sizeof *row);
-    s->indices = row;
-    if (!s->begin || !s->order || !row) {
+    s->indices = s->owned = fc_alloc((size_t)(entries * s->index_bytes));
+    s->values = fc_alloc((size_t)(entries * fc_size(dtype)));
+    if (!s->begin || !s->owned || !s->values) {
         release(s);
         return FC_NO_MEMORY;
     }
@@ -135,8 +133,10 @@ static fc_status transposed(const fc_csr *csr, structure *s) {
         const int64_t end = read_index(csr->indptr, csr->index_bytes, r + 1);
         for (int64_t e = read_index(csr->indptr, csr->index_bytes, r); e < end; e++) {
             const int64_t place = s->begin[read_index(csr->indices, csr->index_bytes, e) + 1]++;
-            s->order[place] = e;
-            row[place] = r;
+            if (s->index_bytes == 4) ((int32_t *)s->owned)[place] = (int32_t)r;
+            else ((int64_t *)s->owned)[place] = r;
+            if (dtype == FC_F32) ((float *)s->values)[place] = ((const float *)csr->values)[e];
+            else ((double *)s->values)[place] = ((const double *)csr->values)[e];
         }
     }
     return FC_OK;
@@ -230,7 +230,7 @@ static void deliver(const fc_kernels *kernels, fc_dtype dtype, const fc_epilogue
 
 static fc_spmm_job job_of(const spmm *p) {
     return (fc_spmm_job){
-        .values = p->values, .indices = p->sparse->indices, .index_bytes = p->sparse->index_bytes, .order = p->sparse->order,
+        .values = p->values, .indices = p->sparse->indices, .index_bytes = p->sparse->index_bytes,
         .fetch = p->fetch, .places = place_of(p->sparse, p->sparse->rows),
     };
 }
@@ -426,7 +426,7 @@ static fc_status spmm_run(spmm *p, int threads) {
                   (uintptr_t)p->dense % (uintptr_t)size == 0;
     p->straight = p->in_place && !e->bias && !e->residual && !e->z && e->activation == FC_IDENTITY &&
                   (!p->transpose || p->width == 1) && e->y_row % size == 0;
-    const int team = fc_team_for((double)(entries + p->sparse->rows) * (double)p->width, threads);
+    const int team = fc_team_for((double)(entries + p->sparse->rows) * (double)(p->width + FC_ENTRY), threads);
     if (p->in_place) {
         /* The last panel also takes what would be less than a vector. */
         if (p->count > 1 && p->width % p->panel && p->width % p->panel < lanes) p->count--;
@@ -560,7 +560,7 @@ static fc_status spmm_t_run(spmm_t *p, int threads) {
     if (!p->cols || !p->width) return FC_OK;
     const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype], most = p->kernels->width[p->dtype];
     const int64_t entries = place_of(p->sparse, p->sparse->rows);
-    const int team = fc_team_for((double)(entries + p->sparse->rows) * (double)p->width, threads);
+    const int team = fc_team_for((double)(entries + p->sparse->rows) * (double)(p->width + FC_ENTRY), threads);
     p->parts = parts_of(entries, p->cols);
     p->in_place = (p->dense_j == size || p->width == 1) && p->dense_i % size == 0 &&
                   (uintptr_t)p->dense % (uintptr_t)size == 0;
@@ -641,12 +641,12 @@ fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matr
 
 static fc_status product(const fc_csr *csr, spmm *p, const fc_matrix *out, int add, int threads) {
     structure s;
-    if (transposed(csr, &s)) return FC_NO_MEMORY;
+    if (transposed(p->dtype, csr, &s)) return FC_NO_MEMORY;
     const fc_epilogue epilogue = {
         .residual = add ? out->data : NULL, .residual_row = out->row_stride, .y = out->data, .y_row = out->row_stride,
     };
     p->sparse = &s;
-    p->values = csr->values;
+    p->values = s.values;
     p->transpose = 1;
     p->epilogue = &epilogue;
     const fc_status status = spmm_run(p, threads);
@@ -712,7 +712,7 @@ static fc_status stored_gradient(const fc_kernels *kernels, fc_dtype dtype, cons
     const int apart = accumulate && m > FC_BLOCK;
     if (apart) p.out = sum = fc_alloc((size_t)(entries * size));
     if (!p.grad_t || !p.x_t || (apart && !sum)) goto done;
-    const int team = fc_team_for((double)entries * (double)(m < FC_BLOCK ? m : FC_BLOCK), threads);
+    const int team = fc_team_for((double)entries * (double)((m < FC_BLOCK ? m : FC_BLOCK) + FC_ENTRY), threads);
     p.shares = team;
     if (!m && !accumulate) memset(values, 0, (size_t)(entries * size));
     for (; p.row < m; p.row += FC_BLOCK) {

@@ -438,7 +438,7 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
     p.widest = bytes / (lanes * size) < 8 ? bytes / (lanes * size) : 8;
     const ptrdiff_t step = p.widest * lanes;
     p.strips = count_strips(&p);
-    const int team = fc_team_for((double)(w->nnz + w->n) * (double)x->rows, threads);
+    const int team = fc_team_for((double)(w->nnz + w->n) * (double)(x->rows + FC_ENTRY), threads);
     p.ranges = (w->n * step * size + RANGE_BYTES - 1) / RANGE_BYTES;
     if (team > 1 && p.ranges * p.strips < 4 * team) p.ranges = (4 * team + p.strips - 1) / p.strips;
     if (p.ranges > w->blocks) p.ranges = w->blocks;
@@ -528,7 +528,7 @@ static fc_status stored_gradient(const fc_kernels *kernels, const fc_matrix *gra
         if (most < w->block[b + 1] - w->block[b]) most = w->block[b + 1] - w->block[b];
     p.g_bytes = (size_t)(most * p.step * size + 63) / 64 * 64;
     p.x_bytes = (size_t)((w->tile < w->k ? w->tile : w->k) * p.step * size + 63) / 64 * 64;
-    const int team = fc_team_for((double)w->nnz * (double)m, threads);
+    const int team = fc_team_for((double)w->nnz * (double)(m + FC_ENTRY), threads);
     p.workspace = fc_alloc((size_t)team * (p.g_bytes + p.x_bytes));
     if (p.workspace) fc_parallel_for(team, w->blocks, stored_unit, &p);
     const fc_status status = p.workspace ? FC_OK : FC_NO_MEMORY;

@@ -50,12 +50,12 @@ class Sizes:
         return 8 * (rows + 2) + self.threads * (PANEL * inner + TILES)
 
     def backward_csr(self, activation):
-        gx = 16 * self.nnz + self.csr(self.n, self.k)
+        gx = (4 + self.size) * self.nnz + self.csr(self.n, self.k)
         values = 8 * (self.n + 1) + (self.n + self.k) * 192 * self.size + self.nnz * self.size
         return self.upstream(activation) + max(gx, values)
 
     def backward_csr_x(self, activation):
-        return self.upstream(activation) + 16 * self.nnz + self.csr(self.m, self.k)
+        return self.upstream(activation) + (4 + self.size) * self.nnz + self.csr(self.m, self.k)
 
     def norm_sums(self):
         return -(-self.m // 192) * 2 * self.n * self.size

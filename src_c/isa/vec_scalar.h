@@ -52,6 +52,8 @@ FC_INLINE void v_store_n_f32(void *p, vec_f32 v, ptrdiff_t n) { if (n) v_store_f
 FC_INLINE void v_store_n_f64(void *p, vec_f64 v, ptrdiff_t n) { if (n) v_store_f64(p, v); }
 FC_INLINE vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return fmaf(a, b, c); }
 FC_INLINE vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return fma(a, b, c); }
+FC_INLINE float v_sum_f32(vec_f32 v) { return v; }
+FC_INLINE double v_sum_f64(vec_f64 v) { return v; }
 FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) { return !(test <= 0.0f) ? v : 0.0f; }
 FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) { return !(test <= 0.0) ? v : 0.0; }
 

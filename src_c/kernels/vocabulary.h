@@ -57,6 +57,7 @@
 #define v_store_n FC_TYPED(v_store_n_)
 #define v_fma FC_TYPED(v_fma_)
 #define v_positive FC_TYPED(v_positive_)
+#define v_sum FC_TYPED(v_sum_)
 #define v_min FC_TYPED(v_min_)
 #define v_max FC_TYPED(v_max_)
 #define v_where_lt FC_TYPED(v_where_lt_)
