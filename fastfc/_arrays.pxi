@@ -2,6 +2,7 @@
 # load of them meets two lines, which costs a product up to a tenth.
 
 from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport strcpy
@@ -20,7 +21,8 @@ cdef extern from "numpy/arrayobject.h":
         char name[127]
         uint8_t version
         PyDataMemAllocator allocator
-    object PyDataMem_SetHandler(object)  # for the context, that is this thread; returns the one before
+    object PyDataMem_SetHandler(object)  # for this thread, or asynchronous task; returns the one before
+    PyObject *PyDataMem_DefaultHandler
 
 
 cdef void *_allocate(void *context, size_t bytes) noexcept nogil:
@@ -50,6 +52,14 @@ _lines.allocator.free = _release
 cdef object _line_handler = PyCapsule_New(&_lines, "mem_handler", NULL)  # which numpy requires it to be called
 
 
+cdef inline object use_lines():
+    """The handler to set again. One that is not numpy's own is somebody's choice, and stays."""
+    before = PyDataMem_SetHandler(_line_handler)
+    if <PyObject *>before != PyDataMem_DefaultHandler:
+        PyDataMem_SetHandler(before)
+    return before
+
+
 cdef cnp.ndarray new_array(int nd, cnp.npy_intp *shape, int type_num):
     """C-ordered, any values in it."""
     cdef size_t n = 1  # may wrap: numpy says that the shape is too large
@@ -58,7 +68,7 @@ cdef cnp.ndarray new_array(int nd, cnp.npy_intp *shape, int type_num):
         n *= <size_t>shape[i]
     if n < 4096:  # to change handlers takes 0.1 µs
         return cnp.PyArray_EMPTY(nd, shape, type_num, 0)
-    before = PyDataMem_SetHandler(_line_handler)
+    before = use_lines()
     try:
         return cnp.PyArray_EMPTY(nd, shape, type_num, 0)
     finally:
@@ -88,7 +98,7 @@ cdef cnp.ndarray new_rows(cnp.ndarray x, Py_ssize_t last):
 
 def empty(shape, dtype):
     """``np.empty(shape, dtype)``, from a cache line on."""
-    before = PyDataMem_SetHandler(_line_handler)
+    before = use_lines()
     try:
         return np.empty(shape, dtype)
     finally:

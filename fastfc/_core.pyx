@@ -594,13 +594,14 @@ cdef Py_ssize_t row_stride(cnp.ndarray a) noexcept:
 def forward(x, weight, cnp.ndarray bias, cnp.ndarray residual, cnp.ndarray y not None, cnp.ndarray z, int activation,
             double parameter, int threads):
     """The checked form of linear: 2-D arrays of one dtype; y, z and residual with contiguous, aligned rows; bias
-    contiguous; x and weight an array, a PackedWeight (weight) or an object with CSR fields (one of them)."""
+    contiguous; x and weight an array, a packed weight (weight) or an object with CSR fields (one of them)."""
     cdef fc_epilogue e
     cdef fc_matrix xm, wm
+    cdef weight_of of
     cdef fc_csr c
-    cdef fc_packed *packed = NULL
     cdef fc_status status
     cdef fc_dtype dt = dtype_of(y)
+    cdef bint csr_x = not isinstance(x, np.ndarray), csr_weight = False
     e.bias = data_or_null(bias)
     e.residual = data_or_null(residual)
     e.residual_row = row_stride(residual)
@@ -610,30 +611,28 @@ def forward(x, weight, cnp.ndarray bias, cnp.ndarray residual, cnp.ndarray y not
     e.y_row = cnp.PyArray_STRIDE(y, 0)
     e.z = data_or_null(z)
     e.z_row = row_stride(z)
+    of.plain, of.packed, of.sparse, of.blocks = NULL, NULL, NULL, NULL
     if isinstance(weight, PackedWeight):
-        packed = (<PackedWeight>weight).packed
-    if not isinstance(x, np.ndarray):
-        c = csr_of(x.data, x.indices, x.indptr, x.shape[0], x.shape[1])
-        if packed == NULL:
-            wm = matrix(weight)
-            with nogil:
-                status = fc_linear_forward_csr_x(dt, &c, &wm, NULL, &e, threads)
-        else:
-            with nogil:
-                status = fc_linear_forward_csr_x(dt, &c, NULL, packed, &e, threads)
+        of.packed = (<PackedWeight>weight).packed
+    elif isinstance(weight, PackedSparse):
+        of.sparse, of.blocks = (<PackedSparse>weight).sparse, (<PackedSparse>weight).blocks
+    elif isinstance(weight, np.ndarray):
+        wm = matrix(weight)
+        of.plain = &wm
     else:
+        csr_weight = True
+    if csr_x or csr_weight:
+        csr = x if csr_x else weight
+        c = csr_of(csr.data, csr.indices, csr.indptr, csr.shape[0], csr.shape[1])
+    if not csr_x:
         xm = matrix(x)
-        if packed != NULL:
-            with nogil:
-                status = fc_linear_forward_packed(dt, &xm, packed, &e, threads)
-        elif isinstance(weight, np.ndarray):
-            wm = matrix(weight)
-            with nogil:
-                status = fc_linear_forward(dt, &xm, &wm, &e, threads)
+    with nogil:
+        if csr_x:
+            status = fc_linear_forward_csr_x(dt, &c, of.plain, of.packed, &e, threads)
+        elif csr_weight:
+            status = fc_linear_forward_csr(dt, &xm, &c, &e, threads)
         else:
-            c = csr_of(weight.data, weight.indices, weight.indptr, weight.shape[0], weight.shape[1])
-            with nogil:
-                status = fc_linear_forward_csr(dt, &xm, &c, &e, threads)
+            status = product(dt, &xm, &of, &e, threads)
     if status != FC_OK:
         raise MemoryError("linear(): no memory for workspace")
 

@@ -182,30 +182,6 @@ def update_sparse(PackedSparse packed not None, cnp.ndarray values not None, int
             fc_blocks_update(packed.blocks, data, threads)
 
 
-def forward_sparse(cnp.ndarray x not None, PackedSparse weight not None, cnp.ndarray bias, cnp.ndarray residual,
-                   cnp.ndarray y not None, cnp.ndarray z, int activation, double parameter, int threads):
-    """As `forward`, for a PackedSparse."""
-    cdef fc_epilogue e
-    cdef fc_matrix xm = matrix(x)
-    cdef fc_status status
-    cdef fc_dtype dt = dtype_of(y)
-    e.bias = data_or_null(bias)
-    e.residual = data_or_null(residual)
-    e.residual_row = row_stride(residual)
-    e.activation = <fc_activation>activation
-    e.parameter = parameter
-    e.y = cnp.PyArray_DATA(y)
-    e.y_row = cnp.PyArray_STRIDE(y, 0)
-    e.z = data_or_null(z)
-    e.z_row = row_stride(z)
-    cdef weight_of of
-    of.plain, of.packed, of.sparse, of.blocks = NULL, NULL, weight.sparse, weight.blocks
-    with nogil:
-        status = product(dt, &xm, &of, &e, threads)
-    if status != FC_OK:
-        raise MemoryError("linear(): no memory for workspace")
-
-
 def backward_sparse(cnp.ndarray grad_y not None, cnp.ndarray x not None, PackedSparse weight, PackedSparse transposed,
                     cnp.ndarray z, int activation, double parameter, cnp.ndarray gx, cnp.ndarray gw, cnp.ndarray gb,
                     bint accumulate, int threads):

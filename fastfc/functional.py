@@ -246,8 +246,7 @@ def convert_linear(x, weight, bias, activation, residual, out, threads, return_p
     x_rows = x if isinstance(x, CSR) else _rows(x)
     if isinstance(weight, PackedCSR):
         weight = weight.packed(threads)
-    forward = _core.forward_sparse if isinstance(weight, PackedSparse) else _core.forward
-    forward(x_rows, weight, bias, residual, target.rows, z_rows, number, parameter, threads)
+    _core.forward(x_rows, weight, bias, residual, target.rows, z_rows, number, parameter, threads)
     y = target.done()
     return (y, z) if return_preactivation else y
 

@@ -7,7 +7,7 @@
 void *fc_alloc(size_t bytes);
 void fc_free(void *p);
 /* The same for an array that a caller gets, from the C library's heap like numpy's own (realloc and free take it), and in huge
- * pages where numpy would ask for them. */
+ * pages from 4 MiB on, as numpy asks for them unless it is told not to. */
 void *fc_alloc_array(size_t bytes);
 
 /* The same for what is kept: from 2 MiB on memory of its own, in huge pages where the system has them. */

@@ -1,5 +1,7 @@
 """linear() on dense operands: right at every tile edge, on every target, from any memory."""
 
+import ctypes
+
 import numpy as np
 import pytest
 import reference
@@ -172,13 +174,33 @@ def test_large_results_begin_at_a_cache_line_and_are_ordinary_arrays(dtype):
 
 
 def test_numpy_makes_its_own_arrays_as_before(dtype):
-    get_handler_name = np._core.multiarray.get_handler_name
+    get_handler_name = (np._core if hasattr(np, "_core") else np.core).multiarray.get_handler_name
     before = get_handler_name()
     y = fastfc.linear(np.ones((100, 70), dtype), np.ones((90, 70), dtype))
     assert get_handler_name(y) == "fastfc" and get_handler_name() == before
     with pytest.raises((MemoryError, ValueError)):
         fastfc.arrays.empty((1 << 40, 1 << 20), dtype)
     assert get_handler_name() == before == get_handler_name(np.empty(1000))
+
+
+def test_a_memory_handler_that_somebody_has_set_serves_our_arrays_too(dtype):
+    multiarray = (np._core if hasattr(np, "_core") else np.core).multiarray
+    pointer_of, capsule_of = ctypes.pythonapi.PyCapsule_GetPointer, ctypes.pythonapi.PyCapsule_New
+    pointer_of.restype, pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    capsule_of.restype, capsule_of.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+    table = ctypes.cast(pointer_of(multiarray._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+    set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[304])  # PyDataMem_SetHandler
+    default = ctypes.PYFUNCTYPE(ctypes.py_object)(table[305])()  # PyDataMem_GetHandler
+    # numpy's own functions under another name: 127 bytes of it, a version, 5 pointers.
+    other = ctypes.create_string_buffer(ctypes.string_at(pointer_of(default, b"mem_handler"), 127 + 1 + 5 * 8))
+    other[:6] = b"other\0"
+    set_handler(capsule_of(ctypes.addressof(other), b"mem_handler", None))
+    try:
+        y = fastfc.linear(np.ones((100, 70), dtype), np.ones((90, 70), dtype))
+        assert multiarray.get_handler_name(y) == multiarray.get_handler_name() == "other"
+    finally:
+        set_handler(default)
+        y = None  # freed while the functions are still there
 
 
 def test_numpy_integers_and_strings_as_options(dtype):

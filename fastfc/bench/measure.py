@@ -141,7 +141,7 @@ class Single(Burst):
 
 
 def rest(most: float = REST) -> None:
-    """Sleep until the other threads of this process have stopped using the CPU, at most `most` seconds."""
+    """Sleep until the other threads of this process have stopped using the CPU, some `most` seconds at the most."""
     end, quiet = time.perf_counter() + most, 0
     while quiet < 2 and time.perf_counter() < end:
         cpu, wall = time.process_time(), time.perf_counter()
@@ -158,7 +158,7 @@ def _others_run() -> bool | None:
     own = threading.get_native_id()
     try:
         for thread in os.listdir("/proc/self/task"):
-            with contextlib.suppress(FileNotFoundError):  # it has ended
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
                 stat = pathlib.Path("/proc/self/task", thread, "stat").read_text()
                 if int(thread) != own and stat.rpartition(")")[2].split()[0] == "R":
                     return True

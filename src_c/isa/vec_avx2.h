@@ -97,7 +97,6 @@ FC_INLINE void v_store_n_f64(void *p, vec_f64 v, ptrdiff_t n) {
 FC_INLINE vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return _mm256_fmadd_ps(a, b, c); }
 FC_INLINE vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return _mm256_fmadd_pd(a, b, c); }
 
-/* The sum of all lanes, as a tree of halves. */
 FC_INLINE float v_sum_f32(vec_f32 v) {
     const __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     const __m128 two = _mm_add_ps(half, _mm_movehl_ps(half, half));
