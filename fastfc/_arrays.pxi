@@ -52,14 +52,6 @@ _lines.allocator.free = _release
 cdef object _line_handler = PyCapsule_New(&_lines, "mem_handler", NULL)  # which numpy requires it to be called
 
 
-cdef inline object use_lines():
-    """The handler to set again. One that is not numpy's own is somebody's choice, and stays."""
-    before = PyDataMem_SetHandler(_line_handler)
-    if <PyObject *>before != PyDataMem_DefaultHandler:
-        PyDataMem_SetHandler(before)
-    return before
-
-
 cdef cnp.ndarray new_array(int nd, cnp.npy_intp *shape, int type_num):
     """C-ordered, any values in it."""
     cdef size_t n = 1  # may wrap: numpy says that the shape is too large
@@ -68,8 +60,10 @@ cdef cnp.ndarray new_array(int nd, cnp.npy_intp *shape, int type_num):
         n *= <size_t>shape[i]
     if n < 4096:  # to change handlers takes 0.1 µs
         return cnp.PyArray_EMPTY(nd, shape, type_num, 0)
-    before = use_lines()
+    before = PyDataMem_SetHandler(_line_handler)
     try:
+        if <PyObject *>before != PyDataMem_DefaultHandler:  # somebody's choice, which stays
+            PyDataMem_SetHandler(before)
         return cnp.PyArray_EMPTY(nd, shape, type_num, 0)
     finally:
         PyDataMem_SetHandler(before)
@@ -96,10 +90,12 @@ cdef cnp.ndarray new_rows(cnp.ndarray x, Py_ssize_t last):
     return new_array(nd, shape, cnp.PyArray_TYPE(x))
 
 
-def empty(shape, dtype):
-    """``np.empty(shape, dtype)``, from a cache line on."""
-    before = use_lines()
-    try:
-        return np.empty(shape, dtype)
-    finally:
-        PyDataMem_SetHandler(before)
+def empty(tuple shape not None, dtype):
+    """``np.empty(shape, dtype)`` for a float dtype, from a cache line on where it is large."""
+    cdef cnp.npy_intp lengths[64]
+    cdef int nd = <int>len(shape), i
+    if nd > 64:
+        return np.empty(shape, dtype)  # numpy's error
+    for i in range(nd):
+        lengths[i] = shape[i]
+    return new_array(nd, lengths, np.dtype(dtype).num)

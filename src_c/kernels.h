@@ -37,7 +37,7 @@ typedef struct fc_gemm_job {
     int stream;               /* b comes from farther than L2: the steps of it to fetch ahead, into L1; 0: it is in L2 */
     int fetch_y;              /* the rows of y come from memory: fetch them while the sum runs */
     void *copy;               /* NULL, or (n <= panel) where the first of several row tiles leaves b, packed, for the others */
-    const void *next;         /* likewise the row of b, or NULL, from which on the next call will copy; it is fetched meanwhile */
+    const void *next;         /* NULL, or with copy where the next call's rows of b begin: fetched into L2 meanwhile */
     int ahead;                /* what stands right behind each panel comes next: fetch it into L2 meanwhile */
     void *total;              /* panels of m rows of `panel` elements; may be NULL when first and last */
     int first, last;

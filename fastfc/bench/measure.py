@@ -144,10 +144,10 @@ def rest(most: float = REST) -> None:
     """Sleep until the other threads of this process have stopped using the CPU, some `most` seconds at the most."""
     end, quiet = time.perf_counter() + most, 0
     while quiet < 2 and time.perf_counter() < end:
-        cpu, wall = time.process_time(), time.perf_counter()
         time.sleep(0.001)
         running = _others_run()
         if running is None:  # some systems count a running thread's time only at ticks of 10 ms
+            cpu, wall = time.process_time(), time.perf_counter()
             time.sleep(0.02)
             running = time.process_time() - cpu > 0.1 * (time.perf_counter() - wall)
         quiet = 0 if running else quiet + 1
