@@ -4,7 +4,15 @@ import numpy as np
 
 from fastfc._core import empty
 
-__all__ = ["contiguous", "copied", "empty", "immutable"]
+__all__ = ["array_of", "contiguous", "copied", "empty", "immutable"]
+
+
+def array_of(name, value):
+    """``np.asarray(value)``; where numpy makes none of it, the error begins with `name`."""
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} is no array: {error}") from None
 
 
 def copied(array):

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
+from fastfc.arrays import array_of
 from fastfc.layers.arguments import flag
 from fastfc.module import Module
 from fastfc.optim import Optimizer
@@ -158,7 +159,7 @@ def _name(name):
 
 def _native(name, value):
     """`value` as a C-contiguous array in the machine's byte order."""
-    array = np.asarray(value)
+    array = array_of(f"save(): {name}", value)
     array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
     if array.dtype not in KNOWN - {BFLOAT16} and array.dtype.name != "bfloat16":
         raise TypeError(f"save(): {name} must be of float16, float32, float64, bfloat16, integers or bool, "

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastfc._core import Trainable, clear_grads
-from fastfc.arrays import copied, immutable
+from fastfc.arrays import array_of, copied, immutable
 
 __all__ = ["Module", "Parameter", "UninitializedParameter"]
 
@@ -413,7 +413,11 @@ class Module:
                 if not isinstance(old, UninitializedParameter):
                     wrong.append(f"{name}: expected shape {old.shape}, got an uninitialised parameter")
                 continue
-            new = np.asarray(new)
+            try:
+                new = array_of(name, new)
+            except (TypeError, ValueError) as error:
+                wrong.append(str(error))
+                continue
             if not fits(new.shape, old.shape):
                 wrong.append(f"{name}: expected shape {old.shape}, got {new.shape}")
             elif not _converts(new, old.dtype):

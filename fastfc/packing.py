@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from fastfc import _core, layouts
+from fastfc.arrays import array_of
 from fastfc.functional import check_pack
 from fastfc.sparse import CSR, as_csr, is_sparse
 
@@ -151,7 +152,8 @@ def _rows_of(weight):
 
 def _from_coo(rows, columns, data, shape):
     """COO as CSR, entries of a row in their order. Checked for range first: what is out of it can't be sorted in."""
-    rows, columns, data = np.asarray(rows), np.asarray(columns), np.asarray(data)
+    rows, columns, data = (array_of(f"pack(): weight.{name}", array)
+                           for name, array in (("row", rows), ("col", columns), ("data", data)))
     for name, index, count in (("row", rows, shape[0]), ("col", columns, shape[1])):
         if index.dtype.kind not in "iu":
             raise TypeError(f"pack(): weight.{name} must hold integers, got {index.dtype}")
@@ -180,7 +182,7 @@ def _csc(weight):
 
 
 def _bsr(weight):
-    (n, k), data = weight.shape, np.asarray(weight.data)
+    (n, k), data = weight.shape, array_of("pack(): weight.data", weight.data)
     if data.ndim != 3 or 0 in data.shape[1:] or n % data.shape[1] or k % data.shape[2]:
         raise ValueError(f"pack(): weight.data has shape {data.shape}, expected blocks that divide {weight.shape}")
     r, c = data.shape[1:]

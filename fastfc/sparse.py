@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastfc import _core, layouts
-from fastfc.arrays import immutable
+from fastfc.arrays import array_of, immutable
 
 __all__ = ["CSR", "PackedCSR", "sparse_matmul"]
 
@@ -152,7 +152,7 @@ def as_csr(function, name, value):
 
 
 def _integers(function, name, array):
-    array = np.asarray(array)
+    array = array_of(f"{function}(): {name}", array)
     if array.ndim != 1:
         raise ValueError(f"{function}(): {name} must be 1-D, got shape {array.shape}")
     if array.size == 0 and array.dtype == np.float64:
@@ -165,7 +165,7 @@ def _integers(function, name, array):
 def _check(function, prefix, data, indices, indptr, shape, whole=True):
     """The four parts in the form that C takes, or an error that says what is wrong. Unless `whole`, indices are not
     looked at."""
-    data = np.asarray(data)
+    data = array_of(f"{function}(): {prefix}data", data)
     if data.dtype not in (np.float32, np.float64) or not data.dtype.isnative:
         raise TypeError(f"{function}(): {prefix}data must be float32 or float64 in native byte order, got {data.dtype}")
     if data.ndim != 1:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastfc import _core
+from fastfc.arrays import array_of
 from fastfc.sparse import CSR
 
 __all__ = ["SparseGrad"]
@@ -67,7 +68,7 @@ class SparseGrad:
             raise TypeError(f"SparseGrad(): shape must be two integers, (rows, dim), got {shape!r}") from None
         if rows < 0 or dim < 0:
             raise ValueError(f"SparseGrad(): shape must not be negative, got {(rows, dim)}")
-        indices = np.asarray(indices)
+        indices = array_of("SparseGrad(): indices", indices)
         if indices.ndim != 1:
             raise ValueError(f"SparseGrad(): indices must be 1-D, got shape {indices.shape}")
         if indices.size == 0 and indices.dtype == np.float64:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from fastfc import init, optim
+from fastfc.arrays import array_of
 from fastfc.layers.arguments import among, flag
 from fastfc.module import Module
 from fastfc.rows import Rows
@@ -315,8 +316,8 @@ def fit(model, x, y, *, loss, optimizer, epochs, batch_size=32, shuffle=True, rn
 
 def _samples(x_name, x, y_name, y):
     """x as an array or a CSR, and y as an array, of one length that is not 0."""
-    x = as_csr("fit", x_name, x) if is_sparse(x) else np.asarray(x)
-    y = np.asarray(y)
+    x = as_csr("fit", x_name, x) if is_sparse(x) else array_of(f"fit(): {x_name}", x)
+    y = array_of(f"fit(): {y_name}", y)
     for name, shape in ((x_name, x.shape), (y_name, y.shape)):
         if not shape:
             raise ValueError(f"fit(): {name} must have an axis of samples, got a scalar")

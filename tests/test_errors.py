@@ -628,3 +628,22 @@ def test_mistakes_leave_nothing_behind():
         with pytest.raises((TypeError, ValueError)):
             fastfc.linear(*case[2], **case[3])
     assert_same_bits(fastfc.linear(x, w, b), expected)
+
+def test_what_is_no_array_is_named():
+    ragged = [[1, 2], [3]]
+    layer = fastfc.Linear(2, 2)
+    for call, name in (
+        (lambda: fastfc.CSR(ragged, [0], [0, 1, 1], (2, 2)), r"CSR\(\): data"),
+        (lambda: fastfc.CSR(np.ones(1, np.float32), ragged, [0, 1, 1], (2, 2)), r"CSR\(\): indices"),
+        (lambda: fastfc.CrossEntropyLoss()(np.ones((2, 2), np.float32), ragged), "CrossEntropyLoss: target"),
+        (lambda: fastfc.NLLLoss()(np.ones((2, 2), np.float32), ragged), "NLLLoss: target"),
+        (lambda: fastfc.Embedding(3, 2)(ragged), "Embedding: x"),
+        (lambda: fastfc.EmbeddingBag(3, 2)([0, 1], ragged), "EmbeddingBag: offsets"),
+        (lambda: fastfc.MaskedLinear(2, 2, mask=ragged), "MaskedLinear: mask"),
+        (lambda: fastfc.prune.custom_from_mask(layer, ragged), r"custom_from_mask\(\): layer Linear: .*mask"),
+        (lambda: fastfc.prune.global_unstructured(layer, 0.5, scores=lambda _: ragged), "scores"),
+        (lambda: fastfc.SparseGrad(ragged, np.ones((1, 2), np.float32), (3, 2)), r"SparseGrad\(\): indices"),
+        (lambda: layer.load_state_dict({"weight": ragged, "bias": np.ones(2, np.float32)}), "weight is no array"),
+    ):
+        with pytest.raises(ValueError, match=name):
+            call()

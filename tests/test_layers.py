@@ -520,6 +520,9 @@ def test_pickle_and_deepcopy(make, eval_mode, duplicate):
 @pytest.mark.parametrize(("arguments", "error", "message"), [
     ({"in_features": -1, "out_features": 3}, ValueError, r"Linear\(\): in_features must be >= 0, got -1"),
     ({"in_features": 3, "out_features": -2}, ValueError, r"Linear\(\): out_features must be >= 0, got -2"),
+    ({"in_features": 3, "out_features": 2**63}, ValueError, r"Linear\(\): out_features must be <= 9223372036854775807"),
+    ({"in_features": 3, "out_features": np.uint64(2**63)}, ValueError, r"out_features must be <= 9223372036854775807"),
+    ({"in_features": 2**40, "out_features": 2**40}, ValueError, r"out_features must be|array is too big"),
     ({"in_features": 3.0, "out_features": 3}, TypeError, r"Linear\(\): in_features must be an integer, got float"),
     ({"in_features": 3, "out_features": "3"}, TypeError, r"Linear\(\): out_features must be an integer, got str"),
     ({"in_features": 3, "out_features": 3, "dtype": np.float16}, TypeError, r"must be float32 or float64, got float16"),

@@ -1,6 +1,7 @@
 """Checks of what layers are made with and called with; each names the argument, what was expected and what came."""
 
 import operator
+import sys
 from numbers import Real
 
 import numpy as np
@@ -21,6 +22,8 @@ def size(layer, name, value, least=0):
     value = integer(layer, name, value)
     if value < least:
         raise ValueError(f"{layer}(): {name} must be >= {least}, got {value}")
+    if value > sys.maxsize:
+        raise ValueError(f"{layer}(): {name} must be <= {sys.maxsize}, what an axis can have, got {value}")
     return value
 
 

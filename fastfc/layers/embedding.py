@@ -8,7 +8,7 @@ transposed. `Linear` takes such an x as a CSR matrix too, which then also may ha
 import numpy as np
 
 from fastfc import init
-from fastfc.arrays import empty
+from fastfc.arrays import array_of, empty
 from fastfc.functional import linear
 from fastfc.layers.arguments import among, flag, float_array, float_dtype, integer, size
 from fastfc.module import Module, Parameter
@@ -42,7 +42,7 @@ class Table(Module):
     def _indices(self, x):
         """x as an array of intp, all in range."""
         name, rows = type(self).__name__, self.num_embeddings
-        x = np.asarray(x)
+        x = array_of(f"{name}: x", x)
         if x.dtype.kind not in "iu":
             raise TypeError(f"{name}: x must be of integers, got {x.dtype}")
         indices = x.astype(np.intp, copy=False)
@@ -304,7 +304,7 @@ class EmbeddingBag(Table):
             return indices.reshape(-1), np.arange(bags + 1) * length
         if indices.ndim != 1:
             raise ValueError(f"EmbeddingBag: x must be 1-D with offsets, got shape {indices.shape}")
-        offsets = np.asarray(offsets)
+        offsets = array_of("EmbeddingBag: offsets", offsets)
         if offsets.ndim != 1 or (offsets.dtype.kind not in "iu" and offsets.size):
             raise TypeError(f"EmbeddingBag: offsets must be a row of integers, got {offsets.dtype} of shape "
                             f"{offsets.shape}")

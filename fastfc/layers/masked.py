@@ -4,7 +4,7 @@ import numpy as np
 
 from fastfc import init
 from fastfc._core import Trainable, affine_vjp
-from fastfc.arrays import immutable
+from fastfc.arrays import array_of, immutable
 from fastfc.functional import linear, pack
 from fastfc.layers.affine import Affine, Linear, data_of, default_bias, default_weight
 from fastfc.layers.arguments import flag, float_dtype, fraction, size
@@ -202,7 +202,7 @@ class MaskedLinear(Affine):
 
 def checked_mask(layer, mask):
     """`mask` as an immutable array of bool; raises if it cannot be this layer's."""
-    mask, shape = np.asarray(mask), (layer.out_features, layer.in_features)
+    mask, shape = array_of("MaskedLinear: mask", mask), (layer.out_features, layer.in_features)
     if mask.dtype.kind not in "biuf":
         raise TypeError(f"MaskedLinear: mask must be of bools or of 0 and 1, got {mask.dtype}")
     if mask.shape != shape:

@@ -1,6 +1,7 @@
 """SparseLinear: a weight of which only the stored entries exist."""
 
 import math
+import sys
 
 import numpy as np
 
@@ -234,6 +235,8 @@ def _given_bias(function, bias, layer):
 def kept_cells(rows, columns, sparsity, rng):
     """Of the cells of a rows × columns matrix, counted row by row, those that a random mask keeps; ascending."""
     cells = rows * columns
+    if cells > sys.maxsize:
+        raise ValueError(f"in_features * out_features must be <= {sys.maxsize}, got {columns} * {rows}")
     return np.sort(rng.choice(cells, round((1 - sparsity) * cells), replace=False, shuffle=False))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastfc import _core
-from fastfc.arrays import contiguous
+from fastfc.arrays import array_of, contiguous
 from fastfc.layers.arguments import float_array
 from fastfc.losses.loss import Loss, like, number, weights
 
@@ -108,7 +108,7 @@ class CrossEntropyLoss(LabelLoss):
         if self.weight is None and _core.plain_labels(logits, target, self.ignore_index):
             return logits, target, None, None
         z, weight = self._prediction(logits)
-        target = np.asarray(target)
+        target = array_of("CrossEntropyLoss: target", target)
         if target.dtype.kind != "f" or target.ndim < 2:
             return z, self._labels(target, *z.shape), None, weight
         if self.ignore_index >= 0:
@@ -158,7 +158,7 @@ class NLLLoss(LabelLoss):
 
     def _arguments(self, log_probs, target):
         x, weight = self._prediction(log_probs)
-        return x, self._labels(np.asarray(target), *x.shape), weight
+        return x, self._labels(array_of("NLLLoss: target", target), *x.shape), weight
 
     def _run(self, arguments, want_grad):
         x, labels, weight = arguments

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fastfc import init
+from fastfc.arrays import array_of
 from fastfc.layers import MaskedLinear
 
 __all__ = ["Movement", "checked", "full_gradient", "resolve"]
@@ -36,7 +37,7 @@ def resolve(function, scores, rng=None):
 
 def checked(function, name, layer, scores):
     """Scores as float64, -inf where the layer's mask hides the weight already."""
-    array = np.asarray(scores)
+    array = array_of(f"{function}(): scores of layer {name}", scores)
     if array.shape != layer.weight.shape or array.dtype.kind not in "biuf":
         raise ValueError(f"{function}(): scores of layer {name} must be numbers of the weight's shape "
                          f"{layer.weight.shape}, got {array.dtype} of shape {array.shape}")
