@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastfc import _core, layouts
-from fastfc.arrays import array_of, immutable
+from fastfc.arrays import array_of, empty, immutable
 
 __all__ = ["CSR", "PackedCSR", "sparse_matmul"]
 
@@ -286,13 +286,21 @@ def sparse_matmul(a, b, *, threads=None):
     if not matrix.flags.aligned:
         matrix = matrix.copy()
     columns = matrix.shape[1]
-    out = np.zeros((shape[0 if left else 1], columns), dense.dtype)
+    transposed = left == csc
+    out = (np.zeros if transposed else empty)((shape[0 if left else 1], columns), dense.dtype)
     # C looks at the indices that it meets; there are none to meet where an operand is empty.
-    if not _core.sparse_product(rows, left == csc, matrix, out, threads) or not (matrix.size and out.size):
+    if not _core.sparse_product(rows, transposed, matrix, out, threads) or not (matrix.size and out.size):
         _check_structure(function, name + ".", rows.indices, rows.indptr, rows.shape)
     if dense.ndim == 1:
         return out.reshape(-1)
     return out if left else out.T
+
+
+def product(csr, dense):
+    """csr @ dense as a new array, of a CSR whose indptr is sound and an aligned array of its dtype; None if one of its
+    indices is out of range."""
+    out = empty((csr.shape[0], dense.shape[1]), dense.dtype)
+    return out if _core.sparse_product(csr, False, dense, out, _core.get_default_threads()) else None
 
 
 def transposed_product(csr, dense):

@@ -82,7 +82,12 @@ typedef struct fc_finish_job {
 /* spmm: sum[r, 0:n] = sum over the stored entries e of row r of values[e] * dense[index[e], 0:n], in stored order, in
  * blocks of FC_BLOCK entries counted from the row's first. With 1 < n < a full vector, rows of dense are readable and rows
  * of sum writeable up to that. */
-enum { FC_FETCH = 16 };       /* entries from the one that is multiplied to the one whose row of dense is fetched */
+/* Entries from the one that is multiplied to the one whose row of dense is fetched: half as many where that is more than four
+ * vectors of it, twice as many from memory, and then into L2. */
+enum { FC_FETCH = 16 };
+/* The processor itself brings a line's neighbour when it is not busy with memory: FC_FROM_L3 leaves every second line of a
+ * long row to it. */
+enum { FC_FROM_L3 = 1, FC_FROM_MEMORY };
 typedef struct fc_spmm_job {
     const void *values;
     const void *indices;      /* NULL: place e names row e */
@@ -93,7 +98,7 @@ typedef struct fc_spmm_job {
     ptrdiff_t dense_step;     /* elements */
     void *sum;
     ptrdiff_t sum_row;        /* elements */
-    int fetch;                /* dense comes from memory: fetch its rows ahead */
+    int fetch;                /* 0, or where dense comes from: fetch its rows ahead */
     int64_t places;           /* of all indices, with fetch */
 } fc_spmm_job;
 

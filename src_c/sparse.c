@@ -193,7 +193,7 @@ typedef struct spmm {
     int in_place;                /* dense is read where it stands */
     int by_rows;                 /* all columns of some rows, then of the next; else all rows of a panel */
     int straight;                /* sums are written where they belong */
-    int fetch;
+    int fetch;                   /* as in fc_spmm_job */
     ptrdiff_t panel, count;      /* columns at a time, and how many times */
     ptrdiff_t tile;              /* rows at a time */
     char *workspace;
@@ -427,18 +427,21 @@ static fc_status spmm_run(spmm *p, int threads) {
     p->straight = p->in_place && !e->bias && !e->residual && !e->z && e->activation == FC_IDENTITY &&
                   (!p->transpose || p->width == 1) && e->y_row % size == 0;
     const int team = fc_team_for((double)(entries + p->sparse->rows) * (double)(p->width + FC_ENTRY), threads);
+    const double touched = (double)(entries < p->inner ? entries : p->inner) * (double)(p->width * size);
+    const int afar = touched > (double)fc_l3_bytes() / 2 ? FC_FROM_MEMORY : FC_FROM_L3;
     if (p->in_place) {
         /* The last panel also takes what would be less than a vector. */
         if (p->count > 1 && p->width % p->panel && p->width % p->panel < lanes) p->count--;
         /* A panel that stays in L2 while many entries meet each row of it is worth going over all rows for. */
         p->by_rows = p->inner * p->width * size <= l2 / 2 || p->inner * p->panel * size > l2 / 2 || entries < 4 * p->inner;
-        p->fetch = p->by_rows && p->width > 1 && p->inner * p->width * size > l2 / 2;
+        p->fetch = p->by_rows && p->width > 1 && p->inner * p->width * size > l2 / 2 ? afar : 0;
         if (p->fetch) {
             p->tile = (ptrdiff_t)((double)TILE_BYTES * (double)p->sparse->rows / ((double)(entries + 1) * (double)(p->width * size)));
             p->tile = p->tile < 2 ? 2 : p->tile > TILE_ROWS ? TILE_ROWS : p->tile;
         }
         if (find_long_rows(p, team)) return FC_NO_MEMORY;
     } else {
+        p->fetch = p->panels && p->inner * p->panel * size > l2 / 2 ? afar : 0;
         /* With fewer entries than rows of the dense operand, only what they name is copied. */
         const ptrdiff_t step = p->width < p->panel ? (p->width + lanes - 1) / lanes * lanes : p->panel;
         p->gather = !p->panels && !p->transpose && entries < p->inner;

@@ -96,6 +96,33 @@ def test_order_of_csr_times_dense_is_that_of_a_layer(fma_isa, dtype, rng, canoni
             assert_same_bits(fastfc.sparse_matmul(dense.T, as_csc(csr), threads=threads), expected.T.copy())
 
 
+@pytest.mark.parametrize("n", [20, 33, 64, 100, 256, 257, 300, 530])
+def test_a_dense_operand_beyond_the_caches(isa, dtype, rng, n, canonical):
+    """Its rows are fetched ahead, many vectors of each at once: on a line and off it, side by side and apart."""
+    size = np.dtype(dtype).itemsize
+    values = integers if isa == "baseline" else gaussian  # whose sums have no order
+    for megabytes, per in (4, 9), (40, 700):  # from L3, and from memory
+        inner = (megabytes << 20) // (n * size)
+        lengths = np.full(inner // per + 30, per)
+        lengths[:9] = 0, 1, 2, 191, 192, 193, 384, 385, 600
+        indptr = np.concatenate([[0], np.cumsum(lengths)])
+        indices = rng.integers(0, inner, indptr[-1])
+        csr = values(rng, indptr[-1], dtype), indices, indptr, (len(lengths), inner)
+        sparse, dense = fastfc.CSR(*csr), values(rng, (inner, n), dtype)
+        expected = canonical.linear_csr_x(csr, dense.T)[0]
+        assert_same_bits(fastfc.linear(sparse, fastfc.pack(dense.T), threads=2), expected)
+        results = []  # kept: the next must not find them where it forgets to write
+        memory = np.empty(inner * (n + 48) + 64, dtype)
+        memory = memory[-memory.ctypes.data % 64 // size :]
+        for step in (n, n + -n % 16, n + -n % 16 + 17):
+            for start in (0, 1, 4):
+                strides = step * size, size
+                laid = np.lib.stride_tricks.as_strided(memory[start:], (inner, n), strides)
+                laid[...] = dense
+                results.append(fastfc.sparse_matmul(sparse, laid, threads=2))
+                assert_same_bits(results[-1], expected)
+
+
 @pytest.mark.parametrize("rows, cols, per", [(40, 30, 3), (4000, 900, 17), (700, 900, 93), (300, 200, 230)])
 def test_order_of_the_transpose(fma_isa, rng, rows, cols, per):
     """1, 2, 4 and 8 parts; float32, whose products long double holds exactly."""

@@ -9,10 +9,9 @@ import numpy as np
 
 from fastfc import init
 from fastfc.arrays import array_of, empty
-from fastfc.functional import linear
 from fastfc.layers.arguments import among, flag, float_array, float_dtype, integer, size
 from fastfc.module import Module, Parameter
-from fastfc.sparse import CSR, as_csr, is_sparse, transposed_product
+from fastfc.sparse import CSR, as_csr, is_sparse, product, transposed_product
 from fastfc.sparse_grad import SparseGrad
 
 __all__ = ["Embedding", "EmbeddingBag"]
@@ -39,17 +38,22 @@ class Table(Module):
             raise ValueError(f"{name}(): padding_idx must be in [-{rows}, {rows}), got {value}")
         return value % rows
 
-    def _indices(self, x):
-        """x as an array of intp, all in range."""
-        name, rows = type(self).__name__, self.num_embeddings
+    def _integers(self, x):
+        """x as an array of intp; what does not fit in one becomes negative."""
+        name = type(self).__name__
         x = array_of(f"{name}: x", x)
         if x.dtype.kind not in "iu":
             raise TypeError(f"{name}: x must be of integers, got {x.dtype}")
-        indices = x.astype(np.intp, copy=False)
+        return x.astype(np.intp, copy=False)
+
+    def _indices(self, x):
+        """x as an array of intp, all in range."""
+        name, rows, indices = type(self).__name__, self.num_embeddings, self._integers(x)
         # Seen as unsigned, a negative index is a huge one: one pass finds both kinds.
         if indices.size and int(np.ascontiguousarray(indices).view(np.uintp).max()) >= rows:
             at = [int(i) for i in np.argwhere((indices < 0) | (indices >= rows))[0]]
-            raise ValueError(f"{name}: x{at if at else ''} is {x[tuple(at)]}, expected an index in [0, {rows})")
+            raise ValueError(f"{name}: x{at if at else ''} is {np.asarray(x)[tuple(at)]}, "
+                             f"expected an index in [0, {rows})")
         return indices
 
     def _grad(self, name, grad_y, shape, dtype):
@@ -229,18 +233,23 @@ class EmbeddingBag(Table):
             kept = np.flatnonzero(indices != self.padding_idx)
             indices, indptr = indices[kept], np.searchsorted(kept, indptr)
             samples = None if samples is None else samples[kept]
-        shape, sizes = (len(indptr) - 1, self.embedding_dim), np.diff(indptr)
+        shape = (len(indptr) - 1, self.embedding_dim)
         if self.mode == "max":
             return self._max(np.take(weight.data, indices, axis=0), indices, indptr, shape)
         ones = np.ones(len(indices), dtype) if samples is None else samples
+        # At least 1: what an empty bag's sum, 0, is divided by.
+        sizes = np.maximum(indptr[1:] - indptr[:-1], 1)[:, None] if self.mode == "mean" else None
         # Sums of rows are a product with a sparse matrix whose rows are the bags, the gradient one with its transpose.
-        y = linear(CSR._of(ones, indices, indptr, (shape[0], self.num_embeddings)), weight.data.T)
+        y = product(CSR._of(ones, indices, indptr, (shape[0], self.num_embeddings)), weight.data)
+        if y is None or not y.size:
+            self._indices(x)  # says which one is out of range
         if self.mode == "mean":
-            y /= np.maximum(sizes, 1)[:, None].astype(dtype)
+            y /= sizes.astype(dtype)
 
         def backward(grad_y, needs_input_grad=True):
             grad_y = self._grad("EmbeddingBag", grad_y, shape, dtype)
-            factors = np.repeat((1 / np.maximum(sizes, 1)).astype(dtype), sizes) if self.mode == "mean" else ones
+            lengths = np.diff(indptr)
+            factors = ones if sizes is None else np.repeat((1 / sizes[:, 0]).astype(dtype), lengths)
             if self.sparse or isinstance(weight.grad, SparseGrad):
                 rows, places = np.unique(indices, return_inverse=True)
             else:
@@ -254,7 +263,7 @@ class EmbeddingBag(Table):
             if per_sample_weights is None or not needs_input_grad:
                 return None
             grad = np.zeros(np.size(x), dtype)
-            of_bags = np.repeat(np.arange(shape[0]), sizes)
+            of_bags = np.repeat(np.arange(shape[0]), lengths)
             grad[slice(None) if kept is None else kept] = np.einsum("nd,nd->n", weight.data[indices], grad_y[of_bags])
             return grad.reshape(np.shape(x))
 
@@ -294,8 +303,8 @@ class EmbeddingBag(Table):
         return x.indices[:x.nnz], x.indptr[:-1], x.data[:x.nnz]
 
     def _bags(self, x, offsets):
-        """All indices as one row, and where each bag begins in it, its length at the end."""
-        indices = self._indices(x)
+        """All indices as one row, and where each bag begins in it, its length at the end. Sums check their range."""
+        indices = self._indices(x) if self.mode == "max" else self._integers(x)
         if offsets is None:
             if indices.ndim != 2:
                 raise ValueError(f"EmbeddingBag: x must be (bags, length), or 1-D with offsets, got shape "
@@ -308,11 +317,13 @@ class EmbeddingBag(Table):
         if offsets.ndim != 1 or (offsets.dtype.kind not in "iu" and offsets.size):
             raise TypeError(f"EmbeddingBag: offsets must be a row of integers, got {offsets.dtype} of shape "
                             f"{offsets.shape}")
-        indptr = np.append(offsets, len(indices)).astype(np.intp)
+        indptr = np.empty(len(offsets) + 1, np.intp)
+        indptr[:-1], indptr[-1] = offsets, len(indices)
         if len(offsets) and indptr[0] != 0 or not len(offsets) and len(indices):
             raise ValueError(f"EmbeddingBag: offsets must start at 0, got {offsets[:1]}")
-        if (np.diff(indptr) < 0).any():
-            at = int(np.argmax(np.diff(indptr) < 0))
+        falls = indptr[1:] < indptr[:-1]
+        if falls.any():
+            at = int(falls.argmax())
             raise ValueError(f"EmbeddingBag: offsets[{at}] is {indptr[at]}, more than what follows it, "
                              f"{indptr[at + 1]}")
         return indices, indptr
