@@ -320,6 +320,8 @@ void fc_sparse_unpack(const fc_sparse *s, void *values, int64_t *indices, int64_
 
 /* The sums of a range of outputs share L2 with what passes through it. */
 enum { RANGE_BYTES = 256 << 10, SHARED_L3 = 128 << 20, X_SHARE = 4 };
+/* To make tiles of x takes as long as 8 entries of each column; 16 times that is little beside it. */
+enum { TILES_COST = 128 };
 
 /* Columns of the batch that are worked on together. */
 typedef struct strip {
@@ -440,7 +442,13 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
     p.strips = count_strips(&p);
     const int team = fc_team_for((double)(w->nnz + w->n) * (double)(x->rows + FC_ENTRY), threads);
     p.ranges = (w->n * step * size + RANGE_BYTES - 1) / RANGE_BYTES;
-    if (team > 1 && p.ranges * p.strips < 4 * team) p.ranges = (4 * team + p.strips - 1) / p.strips;
+    if (team > 1) {
+        /* Four units a thread, if the tiles of x, which each range makes for itself, cost little beside its entries; else one. */
+        const ptrdiff_t least = (team + p.strips - 1) / p.strips, most = (4 * team + p.strips - 1) / p.strips;
+        ptrdiff_t cheap = w->nnz / (TILES_COST * w->k + 1) / least * least;
+        cheap = cheap < least ? least : cheap > most ? most : cheap;
+        if (p.ranges < cheap) p.ranges = cheap;
+    }
     if (p.ranges > w->blocks) p.ranges = w->blocks;
     for (ptrdiff_t i = 0; i < p.ranges; i++) {
         const ptrdiff_t rows = w->block[range_begin(&p, i + 1)] - w->block[range_begin(&p, i)];
