@@ -9,6 +9,17 @@ from fastfc.sparse import CSR
 __all__ = ["SparseGrad"]
 
 
+def distinct(indices, count):
+    """The different ones of some indices in [0, count), ascending, and the place of each index among them."""
+    if count > 128 * len(indices):
+        return np.unique(indices, return_inverse=True)
+    seen, place = np.zeros(count, bool), np.empty(count, np.intp)  # sooner than sorting
+    seen[indices] = True
+    rows = np.flatnonzero(seen)
+    place[rows] = np.arange(len(rows))
+    return rows, place[indices]
+
+
 class SparseGrad:
     """Gradient of an array of shape (rows, dim) that is zero but for some rows, which alone are stored.
 
@@ -95,12 +106,14 @@ class SparseGrad:
         """
         if np.all(self.indices[1:] > self.indices[:-1]):
             return self
-        order = np.argsort(self.indices, kind="stable")
-        ascending = self.indices[order]
-        starts = np.flatnonzero(np.concatenate(([True], ascending[1:] != ascending[:-1])))
+        rows, places = distinct(self.indices, self.shape[0])
+        if len(rows) <= 1 << 16:
+            places = places.astype(np.uint16)  # which numpy sorts by counting
+        order, indptr = np.argsort(places, kind="stable"), np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(np.bincount(places), out=indptr[1:])
         # Summing rows is a product with a sparse matrix of ones.
-        ones = CSR(np.ones(len(order), self.dtype), order, np.append(starts, len(order)), (len(starts), len(order)))
-        return SparseGrad(ascending[starts], _core.linear(ones, self.values.T), self.shape)
+        ones = CSR(np.ones(len(order), self.dtype), order, indptr, (len(rows), len(order)))
+        return SparseGrad(rows, _core.linear(ones, self.values.T), self.shape)
 
     def to_dense(self):
         """Return the whole as an array of shape (rows, dim)."""

@@ -12,7 +12,7 @@ from fastfc.arrays import array_of, empty
 from fastfc.layers.arguments import among, flag, float_array, float_dtype, integer, size
 from fastfc.module import Module, Parameter
 from fastfc.sparse import CSR, as_csr, is_sparse, product, transposed_product
-from fastfc.sparse_grad import SparseGrad
+from fastfc.sparse_grad import SparseGrad, distinct
 
 __all__ = ["Embedding", "EmbeddingBag"]
 
@@ -251,7 +251,7 @@ class EmbeddingBag(Table):
             lengths = np.diff(indptr)
             factors = ones if sizes is None else np.repeat((1 / sizes[:, 0]).astype(dtype), lengths)
             if self.sparse or isinstance(weight.grad, SparseGrad):
-                rows, places = np.unique(indices, return_inverse=True)
+                rows, places = distinct(indices, self.num_embeddings)
             else:
                 rows, places = None, indices
             bags = CSR._of(factors, places, indptr, (shape[0], self.num_embeddings if rows is None else len(rows)))
