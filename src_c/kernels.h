@@ -124,7 +124,7 @@ typedef struct fc_sddmm_job {
     const void *indices;
     int index_bytes;
     const int64_t *begin;     /* rows + 1 places */
-    ptrdiff_t rows, m;        /* m padded to 16 with +0 */
+    ptrdiff_t rows, m;        /* m padded to 16 with +0, unless it is 1 */
     const void *g, *x;        /* row r of g at g + r * step */
     ptrdiff_t step;
     void *out;

@@ -6,6 +6,8 @@
  *     gx = g w    (csr w)   wᵀ: k over n     gᵀ: n by m                        transposed into gx
  *     y  = x wᵀ   (csr x)   x: m over k      wᵀ: k by n                        y
  *     gw = gᵀ x   (csr x)   xᵀ: k over m     g: m by n                         transposed into gw
+ *
+ * The latter two of a few columns of g go by spmm_t(), which takes the sparse rows as they are stored.
  */
 #include "dispatch.h"
 #include "gemm.h"
@@ -461,6 +463,13 @@ static fc_status spmm_run(spmm *p, int threads) {
 
 /* ---- Times the transpose --------------------------------------------------------------------------------------------- */
 
+/* The last entry of a numeric block of a row of out. */
+typedef struct full_block {
+    int64_t last;
+    ptrdiff_t row;
+    int first;             /* of this row's blocks */
+} full_block;
+
 /* out[c] gets its products in the order in which they are stored: a row of dense meets the entries of one row and is added to
  * the rows of out that they name. */
 typedef struct spmm_t {
@@ -474,7 +483,11 @@ typedef struct spmm_t {
     int transpose;
     const fc_epilogue *epilogue;
     atomic_int *bad;
+    int in_blocks;               /* sums are those of numeric blocks, as if the transpose had been made; else of parts: */
     int parts, group;            /* of the entries; panels at a time */
+    full_block *full;
+    ptrdiff_t fulls;
+    uint8_t *begun, *filled;     /* of each row of out: entries of its last block; whether it has full ones */
     int in_place, straight;
     ptrdiff_t panel, first;      /* columns at a time; the first panel of the group */
     char *sums, *workspace;
@@ -493,22 +506,89 @@ static ptrdiff_t panel_width(const spmm_t *p, ptrdiff_t at) {
     return left < p->panel ? left : p->panel;
 }
 
+static fc_status find_full_blocks(spmm_t *p) {
+    const structure *s = p->sparse;
+    const int64_t entries = place_of(s, s->rows);
+    p->full = fc_alloc((size_t)(entries / FC_BLOCK + 1) * sizeof *p->full);
+    p->begun = fc_alloc((size_t)p->cols * 2);
+    if (!p->full || !p->begun) return FC_NO_MEMORY;
+    p->filled = p->begun + p->cols;
+    memset(p->begun, 0, (size_t)p->cols * 2);
+    for (int64_t e = 0; e < entries; e++) {
+        const ptrdiff_t row = read_index(s->indices, s->index_bytes, e);
+        if (++p->begun[row] < FC_BLOCK) continue;
+        p->full[p->fulls++] = (full_block){e, row, !p->filled[row]};
+        p->begun[row] = 0;
+        p->filled[row] = 1;
+    }
+    return FC_OK;
+}
+
+/* total = sum, or total + sum. */
+static void add_row(const spmm_t *p, int first, char *total, const char *sum, ptrdiff_t n) {
+    const fc_epilogue add = {.residual = total, .y = total};
+    if (first) memcpy(total, sum, (size_t)(n * fc_size(p->dtype)));
+    else deliver(p->kernels, p->dtype, &add, 0, NULL, sum, 0, 0, 1, 0, n);
+}
+
+/* The entries from `from` to `to`, times n columns of dense from `col` on. *at: a row that is not behind the first of them, and
+ * then the last one's. */
+static void scatter_range(const spmm_t *p, fc_spmm_t_job *job, char *copy, ptrdiff_t *at, int64_t from, int64_t to, ptrdiff_t col,
+                          ptrdiff_t n) {
+    const structure *s = p->sparse;
+    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype], step = (n + lanes - 1) / lanes * lanes;
+    ptrdiff_t row = *at;
+    while (row < s->rows && place_of(s, row + 1) <= from) row++;
+    while (row < s->rows && place_of(s, row) < to) {
+        int64_t begin[TILE_ROWS + 1];
+        for (job->rows = 0; job->rows < TILE_ROWS && row + job->rows < s->rows; job->rows++) {
+            const int64_t place = place_of(s, row + job->rows);
+            if (place >= to) break;
+            begin[job->rows] = place < from ? from : place;
+        }
+        const int64_t end = place_of(s, row + job->rows);
+        begin[job->rows] = end < to ? end : to;
+        job->begin = begin;
+        const char *dense = p->dense + row * p->dense_i + col * p->dense_j;
+        if (p->in_place) {
+            job->dense = dense;
+            job->dense_step = p->dense_i / size;
+        } else {
+            fc_pack_job pack = {.src = dense, .src_j = p->dense_j, .src_k = p->dense_i, .dst = copy, .step = step, .n = n,
+                                .k = job->rows};
+            p->kernels->pack[p->dtype](&pack);
+            job->dense = copy;
+            job->dense_step = step;
+        }
+        if (!p->bad || indices_fit(s->indices, s->index_bytes, p->cols, begin[0], begin[job->rows])) p->kernels->spmm_t[p->dtype](job);
+        else atomic_store_explicit(p->bad, 1, memory_order_relaxed);
+        row += job->rows;
+        *at = row - 1;
+    }
+}
+
+/* Elements from row to row of sums: a row that is less than a vector is one, unless it stands in dense where it is read. */
+static ptrdiff_t sum_step(const spmm_t *p, ptrdiff_t n) {
+    const ptrdiff_t lanes = p->kernels->lanes[p->dtype];
+    return p->in_blocks && !p->in_place && n > 1 && n < lanes ? lanes : n;
+}
+
 static void scatter_part(void *context, int thread, ptrdiff_t unit) {
     const spmm_t *p = context;
     const structure *s = p->sparse;
     const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype];
     const ptrdiff_t at = p->first + unit / p->parts, part = unit % p->parts, col = at * p->panel, n = panel_width(p, at);
-    const ptrdiff_t step = (n + lanes - 1) / lanes * lanes;
     const int64_t entries = place_of(s, s->rows), from = entries * part / p->parts, to = entries * (part + 1) / p->parts;
     char *copy = p->workspace + (size_t)thread * 2 * p->tile_bytes;
     fc_spmm_t_job job = {.values = p->values, .indices = s->indices, .index_bytes = s->index_bytes, .n = n, .places = entries};
+    const ptrdiff_t step = sum_step(p, n), row_bytes = step * size;
     if (p->straight) { /* zeros stand there already */
         job.out_step = p->transpose ? 1 : p->epilogue->y_row / size;
         job.out = (char *)p->epilogue->y + col * size;
     } else {
-        job.out_step = n;
+        job.n = job.out_step = step;
         job.out = p->sums + (size_t)unit * p->sum_bytes;
-        memset(job.out, 0, (size_t)(p->cols * n * size));
+        memset(job.out, 0, (size_t)(p->cols * row_bytes));
     }
     job.fetch = p->cols * n * size > (ptrdiff_t)fc_l2_bytes() && n >= lanes;
     ptrdiff_t row = 0, high = s->rows; /* the row of the first entry */
@@ -517,30 +597,24 @@ static void scatter_part(void *context, int thread, ptrdiff_t unit) {
         if (place_of(s, middle + 1) <= from) row = middle + 1;
         else high = middle;
     }
-    while (row < s->rows && place_of(s, row) < to) {
-        int64_t begin[TILE_ROWS + 1];
-        for (job.rows = 0; job.rows < TILE_ROWS && row + job.rows < s->rows; job.rows++) {
-            const int64_t place = place_of(s, row + job.rows);
-            if (place >= to) break;
-            begin[job.rows] = place < from ? from : place;
-        }
-        const int64_t end = place_of(s, row + job.rows);
-        begin[job.rows] = end < to ? end : to;
-        job.begin = begin;
-        const char *dense = p->dense + row * p->dense_i + col * p->dense_j;
-        if (p->in_place) {
-            job.dense = dense;
-            job.dense_step = p->dense_i / size;
-        } else {
-            fc_pack_job pack = {.src = dense, .src_j = p->dense_j, .src_k = p->dense_i, .dst = copy, .step = step, .n = n,
-                                .k = job.rows};
-            p->kernels->pack[p->dtype](&pack);
-            job.dense = copy;
-            job.dense_step = step;
-        }
-        if (!p->bad || indices_fit(s->indices, s->index_bytes, p->cols, begin[0], begin[job.rows])) p->kernels->spmm_t[p->dtype](&job);
-        else atomic_store_explicit(p->bad, 1, memory_order_relaxed);
-        row += job.rows;
+    if (!p->in_blocks) {
+        scatter_range(p, &job, copy, &row, from, to, col, n);
+        return;
+    }
+    char *sums = job.out, *totals = sums + p->cols * row_bytes;
+    int64_t done = 0;
+    for (ptrdiff_t i = 0; i < p->fulls; i++) {
+        const full_block *b = &p->full[i];
+        const ptrdiff_t skip = b->row * row_bytes;
+        scatter_range(p, &job, copy, &row, done, b->last + 1, col, n);
+        add_row(p, b->first, totals + skip, sums + skip, n);
+        memset(sums + skip, 0, (size_t)row_bytes);
+        done = b->last + 1;
+    }
+    scatter_range(p, &job, copy, &row, done, to, col, n);
+    for (ptrdiff_t c = 0; c < p->cols; c++) {
+        const ptrdiff_t skip = c * row_bytes;
+        if (p->filled[c]) add_row(p, !p->begun[c], sums + skip, totals + skip, n);
     }
 }
 
@@ -552,11 +626,12 @@ static void add_parts(void *context, int thread, ptrdiff_t unit) {
     const ptrdiff_t row = tile * TILE_ROWS, m = p->cols - row < TILE_ROWS ? p->cols - row : TILE_ROWS;
     const ptrdiff_t n = panel_width(p, at);
     char *across = p->workspace + ((size_t)thread * 2 + 1) * p->tile_bytes;
-    char *sum = p->sums + (size_t)(unit / tiles * p->parts) * p->sum_bytes + row * n * size;
+    const ptrdiff_t step = sum_step(p, n);
+    char *sum = p->sums + (size_t)(unit / tiles * p->parts) * p->sum_bytes + row * step * size;
     const fc_epilogue add = {.residual = sum, .y = sum};
     for (ptrdiff_t part = 1; part < p->parts; part++)
         deliver(p->kernels, p->dtype, &add, 0, NULL, sum + (size_t)part * p->sum_bytes, 0, 0, 1, 0, m * n);
-    deliver(p->kernels, p->dtype, p->epilogue, p->transpose, across, sum, n, row, m, at * p->panel, n);
+    deliver(p->kernels, p->dtype, p->epilogue, p->transpose, across, sum, step, row, m, at * p->panel, n);
 }
 
 static fc_status spmm_t_run(spmm_t *p, int threads) {
@@ -564,26 +639,31 @@ static fc_status spmm_t_run(spmm_t *p, int threads) {
     const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype], most = p->kernels->width[p->dtype];
     const int64_t entries = place_of(p->sparse, p->sparse->rows);
     const int team = fc_team_for((double)(entries + p->sparse->rows) * (double)(p->width + FC_ENTRY), threads);
-    p->parts = parts_of(entries, p->cols);
+    p->parts = p->in_blocks ? 1 : parts_of(entries, p->cols);
     p->in_place = (p->dense_j == size || p->width == 1) && p->dense_i % size == 0 &&
                   (uintptr_t)p->dense % (uintptr_t)size == 0;
-    p->straight = p->parts == 1 && (!p->transpose || p->width == 1) && p->epilogue->y_row % size == 0;
+    p->straight = !p->in_blocks && p->parts == 1 && (!p->transpose || p->width == 1) && p->epilogue->y_row % size == 0;
     /* Columns shared out evenly, in full vectors; as many as fit the registers at a time where they are copied. */
     const ptrdiff_t even = (p->width + team - 1) / team, vectors = (even + lanes - 1) / lanes * lanes;
     p->panel = p->width < lanes ? p->width : p->straight && p->in_place ? vectors : vectors < most ? vectors : most;
+    while (p->in_blocks && p->panel > lanes && p->cols * p->panel * size > (ptrdiff_t)fc_l2_bytes() / 2)
+        p->panel = (p->panel / 2 + lanes - 1) / lanes * lanes;
     const ptrdiff_t panels = (p->width + p->panel - 1) / p->panel, tiles = (p->cols + TILE_ROWS - 1) / TILE_ROWS;
     p->group = (team + p->parts - 1) / p->parts;
     if (p->group > panels) p->group = (int)panels;
     p->tile_bytes = (size_t)(TILE_ROWS * (p->panel + lanes) * size + 63) / 64 * 64;
-    p->sum_bytes = p->straight ? 0 : (size_t)(p->cols * p->panel * size + 63) / 64 * 64;
+    p->sum_bytes = p->straight ? 0 : (size_t)(p->cols * sum_step(p, p->panel) * size * (p->in_blocks ? 2 : 1) + 63) / 64 * 64;
     p->workspace = fc_alloc((size_t)team * 2 * p->tile_bytes);
     p->sums = fc_alloc((size_t)(p->group * p->parts) * p->sum_bytes);
     fc_status status = p->workspace && p->sums ? FC_OK : FC_NO_MEMORY;
+    if (!status && p->in_blocks) status = find_full_blocks(p);
     for (p->first = 0; !status && p->first < panels; p->first += p->group) {
         const ptrdiff_t count = panels - p->first < p->group ? panels - p->first : p->group;
         fc_parallel_for(team, count * p->parts, scatter_part, p);
         if (!p->straight) fc_parallel_for(team, count * tiles, add_parts, p);
     }
+    fc_free(p->begun);
+    fc_free(p->full);
     fc_free(p->sums);
     fc_free(p->workspace);
     return status;
@@ -642,12 +722,23 @@ fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matr
 
 /* ---- Backward ----------------------------------------------------------------------------------------------------- */
 
+/* Up to such rows of dense, in bytes, each entry is sooner added where it belongs than sorted by columns before, if columns have
+ * so many. */
+enum { SCATTERED_BYTES = 512, SCATTERED_ENTRIES = 8 };
+
 static fc_status product(const fc_csr *csr, spmm *p, const fc_matrix *out, int add, int threads) {
-    structure s;
-    if (transposed(p->dtype, csr, &s)) return FC_NO_MEMORY;
     const fc_epilogue epilogue = {
         .residual = add ? out->data : NULL, .residual_row = out->row_stride, .y = out->data, .y_row = out->row_stride,
     };
+    const structure stored = as_stored(csr);
+    if (p->width * fc_size(p->dtype) <= SCATTERED_BYTES && place_of(&stored, stored.rows) >= SCATTERED_ENTRIES * csr->cols) {
+        spmm_t t = {.kernels = p->kernels, .dtype = p->dtype, .sparse = &stored, .values = csr->values, .dense = p->dense,
+                    .dense_i = p->dense_i, .dense_j = p->dense_j, .cols = csr->cols, .width = p->width, .transpose = 1,
+                    .epilogue = &epilogue, .in_blocks = 1};
+        return spmm_t_run(&t, threads);
+    }
+    structure s;
+    if (transposed(p->dtype, csr, &s)) return FC_NO_MEMORY;
     p->sparse = &s;
     p->values = s.values;
     p->transpose = 1;
@@ -662,7 +753,7 @@ typedef struct sddmm {
     fc_dtype dtype;
     const structure *sparse;
     const fc_matrix *grad, *x;
-    char *grad_t, *x_t;          /* n (or k) rows of `step` elements of the batch */
+    char *grad_t, *x_t;          /* n (or k) rows of `step` elements of the batch; NULL: it is one, and read where it stands */
     ptrdiff_t step, row, m;      /* this block of the batch */
     void *out;
     int add, shares;
@@ -693,7 +784,8 @@ static void sddmm_share(void *context, int thread, ptrdiff_t share) {
     (void)thread;
     fc_sddmm_job job = {
         .indices = p->sparse->indices, .index_bytes = p->sparse->index_bytes, .begin = p->sparse->begin + begin,
-        .rows = end - begin, .m = (p->m + 15) / 16 * 16, .g = p->grad_t + begin * p->step * fc_size(p->dtype), .x = p->x_t,
+        .rows = end - begin, .m = p->m == 1 ? 1 : (p->m + 15) / 16 * 16, .x = p->x_t ? p->x_t : p->x->data,
+        .g = (p->grad_t ? p->grad_t : (const char *)p->grad->data) + begin * p->step * fc_size(p->dtype),
         .step = p->step, .out = p->out, .add = p->add,
     };
     p->kernels->sddmm[p->dtype](&job);
@@ -708,20 +800,25 @@ static fc_status stored_gradient(const fc_kernels *kernels, fc_dtype dtype, cons
     if (with_places(w, &s)) return FC_NO_MEMORY;
     sddmm p = {.kernels = kernels, .dtype = dtype, .sparse = &s, .grad = grad, .x = x, .out = values};
     p.step = m < FC_BLOCK ? (m + 15) / 16 * 16 : FC_BLOCK;
-    p.grad_t = fc_alloc((size_t)(grad->cols * p.step * size));
-    p.x_t = fc_alloc((size_t)(x->cols * p.step * size));
+    const int turned = m != 1 || grad->col_stride != size || x->col_stride != size;
+    if (turned) {
+        p.grad_t = fc_alloc((size_t)(grad->cols * p.step * size));
+        p.x_t = fc_alloc((size_t)(x->cols * p.step * size));
+    } else {
+        p.step = 1;
+    }
     /* With several blocks the sum is finished before it is added to what stands there. */
     const int64_t entries = s.begin[s.rows];
     const int apart = accumulate && m > FC_BLOCK;
     if (apart) p.out = sum = fc_alloc((size_t)(entries * size));
-    if (!p.grad_t || !p.x_t || (apart && !sum)) goto done;
+    if ((turned && (!p.grad_t || !p.x_t)) || (apart && !sum)) goto done;
     const int team = fc_team_for((double)entries * (double)((m < FC_BLOCK ? m : FC_BLOCK) + FC_ENTRY), threads);
     p.shares = team;
     if (!m && !accumulate) memset(values, 0, (size_t)(entries * size));
     for (; p.row < m; p.row += FC_BLOCK) {
         p.m = m - p.row < FC_BLOCK ? m - p.row : FC_BLOCK;
         p.add = p.row > 0 || (accumulate && !apart);
-        fc_parallel_for(team, p.shares, turn_blocks, &p);
+        if (turned) fc_parallel_for(team, p.shares, turn_blocks, &p);
         fc_parallel_for(team, p.shares, sddmm_share, &p);
     }
     if (apart) {
@@ -740,7 +837,9 @@ done:
 
 fc_status fc_linear_backward_csr(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_csr *w,
                                  const fc_gradients *out, int threads) {
-    const fc_kernels *kernels = fc_current();
+    /* Of a few rows of the batch long vectors hold little, and what they store takes longer. */
+    const fc_kernels *kernels = fc_current(), *shorter = fc_shorter(kernels);
+    if (shorter && x->rows <= 4 * shorter->lanes[dtype]) kernels = shorter;
     fc_matrix grad;
     void *owned;
     fc_status status = fc_upstream_rows(kernels, dtype, up, threads, &grad, &owned);

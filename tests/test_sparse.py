@@ -80,6 +80,28 @@ def test_rows_of_all_lengths(isa, dtype, rng, rows, canonical):
             assert_same_bits(across, canonical.linear_csr_x(csr, x)[0])
 
 
+@pytest.mark.parametrize("m", [1, 2, 3, 5, 16, 17, 33, 64, 65, 100, 128, 129, 200])
+def test_gradient_of_x_in_blocks_of_each_column(isa, dtype, rng, m, threads, canonical):
+    """Entries in a column around the numeric block: small batches add each where it belongs, larger ones sort them before."""
+    lengths = [0, 1, 2, 191, 192, 193, 383, 384, 385, 600]
+    columns = rng.permutation(np.repeat(np.arange(10), lengths))
+    rows = np.sort(rng.integers(0, 300, len(columns)))
+    indptr = np.searchsorted(rows, np.arange(301))
+    values = integers if isa == "baseline" else gaussian  # whose sums have no order
+    csr = values(rng, len(columns), dtype), columns, indptr, (300, 10)
+    grad, x = values(rng, (m, 300), dtype), values(rng, (m, 10), dtype)
+    expected = canonical.backward_csr_weight(grad, x, csr)
+    for g in (grad, np.asfortranarray(grad)):
+        for got, want in zip(fastfc.linear_backward(g, x, as_operand(csr), threads=threads), expected, strict=True):
+            assert_same_bits(got, want)
+    across, weight = values(rng, (300, m), dtype), values(rng, (m, 10), dtype)
+    want = canonical.backward_csr_x(across, csr)
+    start = [np.ones_like(w) for w in want]
+    added = fastfc.linear_backward(across, as_operand(csr), weight, out=(None, *start), accumulate=True, threads=threads)
+    for got, w in zip(added[1:], want, strict=True):
+        assert_same_bits(got, np.ones_like(w) + w)
+
+
 def test_within_the_bound(isa, dtype, rng):
     for csr in structures(rng, (37, 300), dtype):
         w, magnitude, sparse = reference.dense(csr), reference.absolute(csr), as_operand(csr)
