@@ -82,7 +82,7 @@ def test_rows_of_all_lengths(isa, dtype, rng, rows, canonical):
 
 @pytest.mark.parametrize("m", [1, 2, 3, 5, 16, 17, 33, 64, 65, 100, 128, 129, 200])
 def test_gradient_of_x_in_blocks_of_each_column(isa, dtype, rng, m, threads, canonical):
-    """Entries in a column around the numeric block: small batches add each where it belongs, larger ones sort them before."""
+    """Entries in a column around the numeric block: small batches add each where it belongs, larger ones sort first."""
     lengths = [0, 1, 2, 191, 192, 193, 383, 384, 385, 600]
     columns = rng.permutation(np.repeat(np.arange(10), lengths))
     rows = np.sort(rng.integers(0, 300, len(columns)))
@@ -97,7 +97,8 @@ def test_gradient_of_x_in_blocks_of_each_column(isa, dtype, rng, m, threads, can
     across, weight = values(rng, (300, m), dtype), values(rng, (m, 10), dtype)
     want = canonical.backward_csr_x(across, csr)
     start = [np.ones_like(w) for w in want]
-    added = fastfc.linear_backward(across, as_operand(csr), weight, out=(None, *start), accumulate=True, threads=threads)
+    out = (None, *start)
+    added = fastfc.linear_backward(across, as_operand(csr), weight, out=out, accumulate=True, threads=threads)
     for got, w in zip(added[1:], want, strict=True):
         assert_same_bits(got, np.ones_like(w) + w)
 
