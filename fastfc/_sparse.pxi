@@ -15,5 +15,5 @@ def sparse_product(csr, bint transposed, cnp.ndarray dense not None, cnp.ndarray
     with nogil:
         status = fc_sparse_product(dt, &c, transposed, &dm, &om, threads)
     if status == FC_NO_MEMORY:
-        raise MemoryError("sparse_matmul(): no memory for workspace")
+        raise MemoryError("no memory for the workspace of a sparse product")
     return status != FC_BAD_INDEX

@@ -12,7 +12,8 @@ def array_of(name, value):
     try:
         return np.asarray(value)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} is no array: {error}") from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError  # a subclass may be made of something else
+        raise kind(f"{name} is no array: {error}") from None
 
 
 def copied(array):

@@ -297,8 +297,11 @@ def sparse_matmul(a, b, *, threads=None):
 
 
 def product(csr, dense):
-    """csr @ dense as a new array, of a CSR whose indptr is sound and an aligned array of its dtype; None if one of its
-    indices is out of range."""
+    """csr @ dense as a new array; None if an index of csr is out of range.
+
+    Of a CSR whose indptr is sound and whose parts are contiguous; dense is aligned, of its dtype, and has a row for
+    each of its columns.
+    """
     out = empty((csr.shape[0], dense.shape[1]), dense.dtype)
     return out if _core.sparse_product(csr, False, dense, out, _core.get_default_threads()) else None
 

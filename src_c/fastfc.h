@@ -211,9 +211,9 @@ fc_status fc_linear_forward_csr_x(fc_dtype dtype, const fc_csr *x, const fc_matr
  * grad_y may be overwritten), or where grad_y's rows are not contiguous, one copy of grad_y, and while that is made one of z
  * where its rows are not.
  * A CSR weight: for gx a copy of its values, 4 bytes an entry (8 beyond 2^31 rows), 8 a column, and for each thread 64 KiB
- * and 256 bytes for each of n; but up to 512 bytes of a column of grad_y, where columns have 8 entries and more, twice gx, an
- * eighth of a byte an entry, and 64 KiB for each thread. Then for the values n + k rows of 192 elements, 8 bytes a row, and
- * with `accumulate` and more than 192 rows one copy of the values. A CSR x: for gw the same as for gx with m in place of n. */
+ * and 256 bytes for each of n; but up to 512 bytes of a column of grad_y, where columns have 8 entries and more, twice gx (its
+ * batch in full vectors), an eighth of a byte an entry, 2 a column, and 64 KiB for each thread. Then for the values n + k rows
+ * of 192 elements, 8 bytes a row, and with `accumulate` and more than 192 rows one copy of the values. A CSR x: for gw the same as for gx with m in place of n. */
 typedef struct fc_gradients {
     fc_matrix *gx;          /* m by k, contiguous rows */
     fc_matrix *gw;          /* n by k, contiguous rows */

@@ -83,7 +83,7 @@ typedef struct fc_finish_job {
  * blocks of FC_BLOCK entries counted from the row's first. With 1 < n < a full vector, rows of dense are readable and rows
  * of sum writeable up to that. */
 /* Entries from the one that is multiplied to the one whose row of dense is fetched: half as many where that is more than four
- * vectors of it, twice as many from memory, and then into L2. */
+ * vectors of it; from memory twice as many, and into L2, but where it is less than four. */
 enum { FC_FETCH = 16 };
 /* The processor itself brings a line's neighbour when it is not busy with memory: FC_FROM_L3 leaves every second line of a
  * long row to it. */
@@ -114,7 +114,7 @@ typedef struct fc_spmm_t_job {
     ptrdiff_t dense_step;     /* elements */
     void *out;
     ptrdiff_t out_step;       /* elements */
-    int fetch;                /* likewise of out */
+    int fetch;                /* out is larger than L2: fetch its rows ahead */
     int64_t places;
 } fc_spmm_t_job;
 

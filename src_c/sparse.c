@@ -7,7 +7,8 @@
  *     y  = x wᵀ   (csr x)   x: m over k      wᵀ: k by n                        y
  *     gw = gᵀ x   (csr x)   xᵀ: k over m     g: m by n                         transposed into gw
  *
- * The latter two of a few columns of g go by spmm_t(), which takes the sparse rows as they are stored.
+ * gx of a few rows of g, and gw of a few columns, go by spmm_t(), which takes the sparse rows as they are stored, where these
+ * name each column often enough.
  */
 #include "dispatch.h"
 #include "gemm.h"

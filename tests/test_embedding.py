@@ -301,3 +301,44 @@ def test_gradients_of_large_bags_are_the_same_for_any_threads_and_sparse_or_not(
         np.testing.assert_array_equal(grad, grads[0])
     hot = multi_hot(x, offsets, 300) / 40
     np.testing.assert_allclose(grads[0], hot.T @ g, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("padding", [None, 3])
+def test_bags_in_any_memory(mode, padding):
+    """Indices and weights of samples strided, backwards, broadcast; and an x that changes after the forward pass."""
+    bag = fastfc.EmbeddingBag(50, 8, mode=mode, padding_idx=padding, sparse=mode != "max", rng=0)
+    table, offsets = RNG.integers(0, 50, (12, 7)), np.array([0, 3, 3, 10])
+    weights = RNG.standard_normal((12, 7)).astype(np.float32)
+    for x, samples, where in (
+        (table[:, 1], weights[:, 1], offsets), (table[::-1, 2], weights[::-1, 2], offsets),
+        (table[:, ::2], weights[:, ::2], None),
+        (table[:, :1], weights[:, :1], None), (table.T, weights.T, None), (np.asfortranarray(table), weights, None),
+        (np.broadcast_to(np.int64(7), (3, 5)), np.broadcast_to(np.float32(2), (3, 5)), None),
+    ):
+        samples = (samples,) if mode == "sum" else ()
+        results = []
+        for order in "given", "copied":
+            given = np.array(x, order="C") if order == "copied" else x
+            y, backward = bag.vjp(given, where, *(np.array(s, order="C") if order == "copied" else s for s in samples))
+            bag.weight.grad = None
+            grad = backward(np.ones_like(y))
+            dense = bag.weight.grad if mode == "max" else bag.weight.grad.to_dense()
+            results.append((y, dense, *([] if grad is None else [grad])))
+        for got, expected in zip(*results, strict=True):
+            np.testing.assert_array_equal(got, expected)
+    x = np.array([[1, 2], [4, 5]])
+    y, backward = bag.vjp(x)
+    x[...] = -1
+    bag.weight.grad = None
+    backward(np.ones_like(y))
+    dense = bag.weight.grad if mode == "max" else bag.weight.grad.to_dense()
+    assert set(np.flatnonzero(dense.any(axis=1))) <= {1, 2, 4, 5}
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (50, 4), (50,)])
+def test_a_bag_whose_table_has_another_shape(shape):
+    bag = fastfc.EmbeddingBag(50, 8)
+    bag.weight = fastfc.Parameter(np.ones(shape, np.float32))
+    with pytest.raises(ValueError, match=r"EmbeddingBag: weight must have shape \(50, 8\), got"):
+        bag([[40, 2]])

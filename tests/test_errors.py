@@ -647,3 +647,12 @@ def test_what_is_no_array_is_named():
     ):
         with pytest.raises(ValueError, match=name):
             call()
+
+
+def test_an_error_of_another_kind_in_making_an_array_is_named_too():
+    class Odd:
+        def __array__(self, *args, **kwargs):
+            b"\xff".decode()
+
+    with pytest.raises(ValueError, match="Embedding: x is no array"):
+        fastfc.Embedding(3, 2)(Odd())

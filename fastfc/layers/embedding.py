@@ -56,6 +56,13 @@ class Table(Module):
                              f"expected an index in [0, {rows})")
         return indices
 
+    def _table(self):
+        """The weight's array, of the shape that indices are checked against."""
+        table, shape = self.weight.data, (self.num_embeddings, self.embedding_dim)
+        if table.shape != shape:
+            raise ValueError(f"{type(self).__name__}: weight must have shape {shape}, got {table.shape}")
+        return table
+
     def _grad(self, name, grad_y, shape, dtype):
         grad_y = float_array(name, "grad_y", grad_y)
         if grad_y.dtype != dtype:
@@ -224,10 +231,11 @@ class EmbeddingBag(Table):
         weight, dtype = self.weight, self.weight.dtype
         if is_sparse(x):
             x, offsets, per_sample_weights = self._of_csr(x, offsets, per_sample_weights)
+        table = self._table()
         indices, indptr = self._bags(x, offsets)
         samples = None
         if per_sample_weights is not None:
-            samples = self._grad_like(per_sample_weights, np.shape(x)).reshape(-1)
+            samples = np.array(self._grad_like(per_sample_weights, np.shape(x)), order="C").reshape(-1)
         kept = None
         if self.padding_idx is not None:
             kept = np.flatnonzero(indices != self.padding_idx)
@@ -235,12 +243,12 @@ class EmbeddingBag(Table):
             samples = None if samples is None else samples[kept]
         shape = (len(indptr) - 1, self.embedding_dim)
         if self.mode == "max":
-            return self._max(np.take(weight.data, indices, axis=0), indices, indptr, shape)
+            return self._max(np.take(table, indices, axis=0), indices, indptr, shape)
         ones = np.ones(len(indices), dtype) if samples is None else samples
         # At least 1: what an empty bag's sum, 0, is divided by.
         sizes = np.maximum(indptr[1:] - indptr[:-1], 1)[:, None] if self.mode == "mean" else None
         # Sums of rows are a product with a sparse matrix whose rows are the bags, the gradient one with its transpose.
-        y = product(CSR._of(ones, indices, indptr, (shape[0], self.num_embeddings)), weight.data)
+        y = product(CSR._of(ones, indices, indptr, (shape[0], self.num_embeddings)), table)
         if y is None or not y.size:
             self._indices(x)  # says which one is out of range
         if self.mode == "mean":
@@ -304,7 +312,8 @@ class EmbeddingBag(Table):
 
     def _bags(self, x, offsets):
         """All indices as one row, and where each bag begins in it, its length at the end. Sums check their range."""
-        indices = self._indices(x) if self.mode == "max" else self._integers(x)
+        # A copy: the backward pass needs what was looked up, and in C they stand side by side.
+        indices = np.array(self._indices(x) if self.mode == "max" else self._integers(x), order="C")
         if offsets is None:
             if indices.ndim != 2:
                 raise ValueError(f"EmbeddingBag: x must be (bags, length), or 1-D with offsets, got shape "
