@@ -79,15 +79,16 @@ typedef struct fc_finish_job {
     ptrdiff_t row, col, m, n;
 } fc_finish_job;
 
-/* spmm: sum[r, 0:n] = sum over the stored entries e of row r of values[e] * dense[index[e], 0:n], in stored order, in
- * blocks of FC_BLOCK entries counted from the row's first. With 1 < n < a full vector, rows of dense are readable and rows
- * of sum writeable up to that. */
 /* Entries from the one that is multiplied to the one whose row of dense is fetched: half as many where that is more than four
  * vectors of it; from memory twice as many, and into L2, but where it is less than four. */
 enum { FC_FETCH = 16 };
 /* The processor itself brings a line's neighbour when it is not busy with memory: FC_FROM_L3 leaves every second line of a
  * long row to it. */
 enum { FC_FROM_L3 = 1, FC_FROM_MEMORY };
+
+/* spmm: sum[r, 0:n] = sum over the stored entries e of row r of values[e] * dense[index[e], 0:n], in stored order, in
+ * blocks of FC_BLOCK entries counted from the row's first. With 1 < n < a full vector, rows of dense are readable and rows
+ * of sum writeable up to that. */
 typedef struct fc_spmm_job {
     const void *values;
     const void *indices;      /* NULL: place e names row e */

@@ -801,7 +801,7 @@ static fc_status stored_gradient(const fc_kernels *kernels, fc_dtype dtype, cons
     if (with_places(w, &s)) return FC_NO_MEMORY;
     sddmm p = {.kernels = kernels, .dtype = dtype, .sparse = &s, .grad = grad, .x = x, .out = values};
     p.step = m < FC_BLOCK ? (m + 15) / 16 * 16 : FC_BLOCK;
-    const int turned = m != 1 || grad->col_stride != size || x->col_stride != size;
+    const int turned = m != 1 || grad->col_stride != size || x->col_stride != size || (uintptr_t)x->data % (uintptr_t)size;
     if (turned) {
         p.grad_t = fc_alloc((size_t)(grad->cols * p.step * size));
         p.x_t = fc_alloc((size_t)(x->cols * p.step * size));
