@@ -31,7 +31,7 @@ if NEON:
     TARGETS["neon"] = []
 DRIVERS = [
     "activation", "dispatch", "dropout", "feedforward", "gemm", "linear", "loss", "memory", "norm", "optim", "packed",
-    "probe", "reduce", "sparse", "sparse_blocks", "sparse_packed", "threads", "values",
+    "probe", "reduce", "sparse", "sparse_blocks", "sparse_packed", "threads", "turned", "values",
 ]
 
 

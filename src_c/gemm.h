@@ -17,6 +17,7 @@ typedef struct fc_gemm {
 } fc_gemm;
 
 fc_status fc_gemm_run(const fc_gemm *g);
+int fc_turned_run(const fc_gemm *g, int team, fc_status *status);
 
 /* Elements from row to row of panel p of n columns: the panel's width, lane-padded in the last panel. */
 static inline ptrdiff_t fc_panel_step(const fc_kernels *kernels, fc_dtype dtype, ptrdiff_t n, ptrdiff_t p) {
