@@ -90,10 +90,11 @@ def test_threads_share_all_of_a_large_result(isa, dtype, rng, threads):
 
 
 def test_a_batch_that_is_packed_in_place_of_the_weight(isa, dtype, rng, threads):
-    """Batches that fill vectors, beside a weight of more rows than meet them at once, whose rows may crowd into sets of L1; and
-    more columns than are packed at once. A packed weight, which goes another way, gives the same bits."""
+    """Batches that fill vectors, beside a weight of more rows than meet them at once, whose rows may crowd into sets of
+    L1; and more columns than are packed at once. A packed weight, which goes another way, gives the same bits."""
     slow = isa in ("scalar", "baseline")
-    for m, n, k in ((7, 390, 30), (8, 13, 1024), (16, 211, 200), (31, 2, 3000), (64, 200, 1024), (126, 40, 400), (128, 5, 4099)):
+    shapes = ((7, 390, 30), (8, 13, 1024), (16, 211, 200), (31, 2, 3000), (64, 200, 1024), (126, 40, 400), (128, 5, 4099))
+    for m, n, k in shapes:
         if slow and m * n * k > 3e6:
             continue
         x, weight, bias, residual = operands(rng, m, n, k, dtype)
