@@ -173,9 +173,9 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     if (p.cols < together) p.cols = together;
     p.at_once = packs || p.chunk < g->k ? together : p.cols;
     /* Where k is short, what a tile stores counts: rows of y are then written from end to end of a strip. (A row of a wide tile
-     * is four lines: that is too little only within a block.) */
+     * is four lines: that is too little only where k is short indeed.) */
     const int in_registers = g->epilogue->activation == FC_IDENTITY || g->epilogue->activation == FC_RELU;
-    if (packs && p.chunk >= g->k && (kernels->narrow || g->k <= FC_BLOCK) && g->m > tile && in_registers) {
+    if (packs && p.chunk >= g->k && (kernels->narrow || g->k <= 256) && g->m > tile && in_registers) {
         const ptrdiff_t fit = (ptrdiff_t)fc_l2_bytes() / 2 / (p.chunk * size) / together * together;
         const ptrdiff_t all = (g->n + together - 1) / together * together;
         p.rows_first = 1;
