@@ -3,8 +3,8 @@
  * The loops, outside in: units (a block of rows of a by a strip of b's panels), shared out to threads; chunks of k; and inside the
  * kernel row tiles, then k. A chunk of a panel stays in L2 while all its row tiles read it; sums that go on from chunk to
  * chunk wait in a scratch of totals, never in y. */
+#include "dispatch.h"
 #include "gemm.h"
-
 #include "memory.h"
 #include "threads.h"
 
@@ -88,23 +88,39 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
 }
 
 /* Few outputs and a long batch: lanes along the batch. */
+typedef struct few_outputs {
+    const fc_gemm *g;
+    const fc_kernels *kernels;
+} few_outputs;
+
 enum { ROWS_UNIT = 64 }; /* rows of the batch at a time */
 
 static void run_rows(void *context, int thread, ptrdiff_t unit) {
-    const fc_gemm *g = context;
+    const few_outputs *f = context;
+    const fc_gemm *g = f->g;
     const ptrdiff_t begin = unit * ROWS_UNIT;
     (void)thread;
     fc_few_job job = {
         .a = g->b, .a_row = g->b_j, .a_step = g->b_k, .w = (const char *)g->a + begin * g->a_row, .w_row = g->a_row,
         .m = g->n, .n = g->m - begin < ROWS_UNIT ? g->m - begin : ROWS_UNIT, .k = g->k, .epilogue = g->epilogue,
-        .at = begin, .across = 1,
+        .at = begin, .across = 1, .far = (double)g->m * (double)g->k * (double)fc_size(g->dtype) > (double)fc_l3_bytes(),
     };
     if (g->panels) {
         job.a = g->panels;
         job.a_row = fc_size(g->dtype);
         job.a_step = fc_panel_step(g->kernels, g->dtype, g->n, 0) * fc_size(g->dtype);
     }
-    g->kernels->few[g->dtype](&job);
+    f->kernels->few[g->dtype](&job);
+}
+
+/* The kernels for that, or NULL where it does not pay. Shorter vectors take fewer shuffles to transpose, which for one or two
+ * outputs is most of the work. */
+static const fc_kernels *kernels_for_few_outputs(const fc_gemm *g) {
+    const fc_kernels *shorter = g->n <= 2 && g->dtype == FC_F32 ? fc_shorter(g->kernels) : NULL;
+    const fc_kernels *kernels = shorter ? shorter : g->kernels;
+    const int pays = g->n <= FC_FEW && g->n <= kernels->panel[g->dtype] && g->m >= 4 * g->n &&
+                     g->m >= kernels->lanes[g->dtype] && g->k >= 12 * g->n;
+    return pays ? kernels : NULL;
 }
 
 /* Multiply-adds of a unit: some 10 us. */
@@ -116,8 +132,9 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype], tile = kernels->tile_rows;
     /* An element of the weight costs its way from memory too: as much as 4 multiply-adds. */
     const int team = fc_team_for((double)(g->m + 4) * (double)g->n * (double)g->k, g->threads);
-    if (g->n <= FC_FEW && g->n <= panel && g->m >= 8 * g->n && g->m >= kernels->lanes[g->dtype] && g->k >= 12 * g->n) {
-        fc_parallel_for(team, (g->m + ROWS_UNIT - 1) / ROWS_UNIT, run_rows, (void *)(uintptr_t)g);
+    few_outputs few = {g, kernels_for_few_outputs(g)};
+    if (few.kernels) {
+        fc_parallel_for(team, (g->m + ROWS_UNIT - 1) / ROWS_UNIT, run_rows, &few);
         return FC_OK;
     }
     fc_status status;

@@ -56,7 +56,7 @@ typedef struct fc_few_job {
     ptrdiff_t m, n, k;
     const fc_epilogue *epilogue;
     ptrdiff_t at;             /* where row 0 of w stands in y: its column, or its row with across */
-    int across;
+    int across, far;          /* far: the batch comes from memory */
 } fc_few_job;
 
 /* pack: dst[k * step + j] = src(j, k) for j < n, +0 from n up to the next full vector. With a `pitch` every panel of

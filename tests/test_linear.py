@@ -93,7 +93,7 @@ def test_a_batch_that_is_packed_in_place_of_the_weight(isa, dtype, rng, threads)
     """Batches that fill vectors, beside a weight of more rows than meet them at once, whose rows may crowd into sets of
     L1; and more columns than are packed at once. A packed weight, which goes another way, gives the same bits."""
     slow = isa in ("scalar", "baseline")
-    shapes = ((7, 390, 30), (8, 13, 1024), (16, 211, 200), (31, 2, 3000), (64, 200, 1024), (126, 40, 400), (128, 5, 4099))
+    shapes = ((7, 390, 30), (8, 13, 1024), (16, 211, 200), (31, 2, 4999), (64, 200, 1024), (126, 40, 400), (128, 7, 999))
     for m, n, k in shapes:
         if slow and m * n * k > 3e6:
             continue
@@ -106,6 +106,26 @@ def test_a_batch_that_is_packed_in_place_of_the_weight(isa, dtype, rng, threads)
             for one, other in zip(fastfc.linear(x, w, bias, **options, threads=threads), expected, strict=True):
                 assert_same_bits(one, other, (m, n, k))
         assert_close(fastfc.linear(x, weight, bias, threads=threads), *reference.linear(x, weight, bias))
+
+
+def test_a_batch_beside_few_outputs(isa, dtype, rng, threads):
+    """Lanes along the batch; rows of y that stand without a gap are finished as one. A row alone, which goes another
+    way, gives the same bits."""
+    for n in range(1, 7):
+        for m, k in ((9, 12 * n), (24, 193), (75, 300), (130, 512)):
+            x, weight, bias, residual = operands(rng, m, n, k, dtype)
+            for b, r in ((bias, residual), (bias, None), (None, residual), (None, None)):
+                options = {"activation": "silu", "return_preactivation": True}
+                rows = [None] * m if r is None else r
+                expected = [fastfc.linear(x[i], weight, b, residual=rows[i], **options) for i in range(m)]
+                apart = np.zeros((m, 2 * n), dtype)[:, :n]
+                for w in (weight, fastfc.pack(weight)):
+                    for out in (None, apart):
+                        y, z = fastfc.linear(x, w, b, residual=r, out=out, threads=threads, **options)
+                        assert_same_bits(y, np.stack([e[0] for e in expected]), (m, n, k))
+                        assert_same_bits(z, np.stack([e[1] for e in expected]), (m, n, k))
+                gap = None if r is None else np.concatenate((r, r), axis=1)[:, :n]
+                assert_same_bits(fastfc.linear(x, weight, b, residual=gap, **options)[0], y, (m, n, k))
 
 
 # ---- Arguments ------------------------------------------------------------------------------------------------------
