@@ -183,9 +183,9 @@ typedef struct fc_epilogue {
 } fc_epilogue;
 
 /* ---- Forward ------------------------------------------------------------------------------------------------------
- * Exactly one of w, packed, csr is the weight. Workspace: for each thread at most 1.25 MiB (panels in half of L2, and
- * sums); for an x whose rows are not contiguous or not aligned one copy of x, its rows padded to 64 bytes and up to 64
- * apart. With a CSR operand instead, for each thread 64 KiB and a panel of the dense one, 256 bytes for each of its k
+ * Exactly one of w, packed, csr is the weight. Workspace: for each thread at most 1.25 MiB (panels of one operand in half
+ * of L2, and sums); for an x whose rows are not contiguous or not aligned one copy of x, its rows padded to 64 bytes and up
+ * to 64 apart. With a CSR operand instead, for each thread 64 KiB and a panel of the dense one, 256 bytes for each of its k
  * features (none where it is packed); and 8 bytes for each row of the CSR. (tests/test_workspace.py measures all this.) */
 fc_status fc_linear_forward(fc_dtype dtype, const fc_matrix *x, const fc_matrix *w, const fc_epilogue *epilogue,
                             int threads);

@@ -232,7 +232,7 @@ typedef struct copy {
 } copy;
 
 enum { COPY_UNIT = 64 }; /* rows at a time */
-enum { L1_WAYS = 8, L1_WAY = 4096, MOST_COPIED = 32 << 20 }; /* the first two of most CPUs */
+enum { MOST_COPIED = 32 << 20 };
 
 static void copy_rows(void *context, int thread, ptrdiff_t unit) {
     const copy *c = context;

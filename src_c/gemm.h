@@ -17,7 +17,11 @@ typedef struct fc_gemm {
 } fc_gemm;
 
 fc_status fc_gemm_run(const fc_gemm *g);
+/* The same where it pays to pack the batch, a, in place of the weight, b (turned.c); 0: it does not, and nothing is done. */
 int fc_turned_run(const fc_gemm *g, int team, fc_status *status);
+
+/* The first two of most CPUs. Rows so many bytes apart fall into one set. */
+enum { L1_WAYS = 8, L1_WAY = 4096 };
 
 /* Elements from row to row of panel p of n columns: the panel's width, lane-padded in the last panel. */
 static inline ptrdiff_t fc_panel_step(const fc_kernels *kernels, fc_dtype dtype, ptrdiff_t n, ptrdiff_t p) {

@@ -345,7 +345,7 @@ typedef struct fc_kernels {
     ptrdiff_t panel[2];       /* elements, by dtype */
     ptrdiff_t width[2];       /* columns of the widest tile: as much as a unit of work is wide */
     ptrdiff_t lanes[2];
-    ptrdiff_t tile_rows;      /* the most rows of any tile */
+    ptrdiff_t tile_rows;      /* the most rows of any tile of two vectors and more */
     int tables[2];            /* `tiled` holds a column of x in registers where steps have a byte, by dtype */
     int narrow;               /* a row of a panel is one line: too little to fetch at a time from rows that stand apart */
 #define FC_KERNEL(name) void (*name[2])(struct fc_##name##_job *);

@@ -8,11 +8,9 @@
 
 enum {
     LONGEST = 128,    /* batch: packing the weight for more rows costs little, and what is turned is as much as y */
-    WASTED = 4,       /* lanes at most: as many rows would take as long as packing the weight */
+    PACKING = 6,      /* an operand costs as much as so many rows of the other one */
     AT_ONCE = 192,    /* rows of the weight that meet each panel of the batch in turn, out of L2 */
     COLS_BYTES = 256, /* of a step of the batch at a time: a panel or several */
-    L1_WAYS = 8,
-    L1_WAY = 4096,    /* bytes; rows so far apart crowd into one set */
 };
 
 typedef struct turned {
@@ -32,8 +30,9 @@ static const fc_kernels *kernels_for(const fc_gemm *g) {
     if (g->m <= few || g->m > LONGEST || g->k < 3 * g->m) return NULL;
     const fc_kernels *shorter = fc_shorter(g->kernels);
     const fc_kernels *kernels = shorter && g->m <= shorter->lanes[g->dtype] ? shorter : g->kernels;
-    const ptrdiff_t lanes = kernels->lanes[g->dtype];
-    return (g->m + lanes - 1) / lanes * lanes - g->m <= WASTED ? kernels : NULL;
+    /* Vectors along the batch for each row of the weight, against vectors along the weight for each row of the batch. */
+    const ptrdiff_t lanes = kernels->lanes[g->dtype], batch = (g->m + lanes - 1) / lanes, weight = (g->n + lanes - 1) / lanes;
+    return (double)batch * (double)(g->n + PACKING) < (double)weight * (double)(g->m + PACKING) ? kernels : NULL;
 }
 
 static void pack_batch(const turned *t, ptrdiff_t row, ptrdiff_t cols, ptrdiff_t k, ptrdiff_t steps, char *packed) {
@@ -94,23 +93,24 @@ int fc_turned_run(const fc_gemm *g, int team, fc_status *status) {
     if (!kernels) return 0;
     const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype];
     turned t = {.g = g, .kernels = kernels, .cols = COLS_BYTES / size};
+    const ptrdiff_t lanes = kernels->lanes[g->dtype], quarter = (ptrdiff_t)fc_l2_bytes() / 4 / size;
+    const ptrdiff_t wide = g->m < t.cols ? (g->m + lanes - 1) / lanes * lanes : t.cols;
     if (g->m < t.cols) t.cols = (g->m + panel - 1) / panel * panel;
     /* The packed batch and the sums have a quarter of L2 each. */
-    const ptrdiff_t wide = g->m < t.cols ? fc_panel_step(kernels, g->dtype, g->m, 0) : t.cols;
-    const ptrdiff_t quarter = (ptrdiff_t)fc_l2_bytes() / 4 / size;
     t.chunk = quarter / wide / FC_BLOCK * FC_BLOCK;
     if (t.chunk < FC_BLOCK) t.chunk = FC_BLOCK;
     if (t.chunk > g->k) t.chunk = g->k;
-    /* Each thread as many units, as even as can be. */
     ptrdiff_t units = (g->n * t.cols + quarter - 1) / quarter;
-    units = (units + team - 1) / team * team;
+    units = (units + team - 1) / team * team; /* as many for each thread */
     t.rows = (g->n + units - 1) / units;
+    units = (g->n + t.rows - 1) / t.rows;
+    if (team > units) team = (int)units;
     t.tile = g->b_j % L1_WAY ? AT_ONCE : L1_WAYS - 2;
-    t.packed_bytes = (t.chunk * t.cols * size + 63) / 64 * 64;
+    t.packed_bytes = (t.chunk * wide * size + 63) / 64 * 64;
     t.bytes = t.packed_bytes + (t.rows * t.cols * size + 63) / 64 * 64;
     t.workspace = fc_alloc((size_t)(team * t.bytes));
     *status = t.workspace ? FC_OK : FC_NO_MEMORY;
-    if (t.workspace) fc_parallel_for(team, (g->n + t.rows - 1) / t.rows, run_unit, &t);
+    if (t.workspace) fc_parallel_for(team, units, run_unit, &t);
     fc_free(t.workspace);
     return 1;
 }

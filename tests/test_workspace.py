@@ -151,6 +151,13 @@ def calls(m, n, k, dtype, threads, spread):
     yield "pack", lambda: fastfc.pack(w), packed.nbytes
 
 
+def packed_batches(dtype, threads):
+    """Batches long enough in k to fill what is packed of them in place of the weight."""
+    for m, k in ((8, 8600), (16, 8600), (31, 8600), (62, 8600)):
+        x, w = np.ones((m, k), dtype), np.broadcast_to(dtype(1), (200, k)).copy()
+        yield f"linear, {m} rows packed", lambda x=x, w=w: fastfc.linear(x, w), threads * THREAD
+
+
 def main():
     library = ctypes.CDLL(None)
     for name in ("live", "peak", "calls"):
@@ -164,7 +171,8 @@ def main():
             for threads in (1, 2):
                 fastfc.set_num_threads(threads)
                 for spread in (False, True):
-                    for name, call, bound in calls(*shape, dtype, threads, spread):
+                    more = packed_batches(dtype, threads) if shape == shapes[0] and not spread else ()
+                    for name, call, bound in (*calls(*shape, dtype, threads, spread), *more):
                         call()  # what is made once (scipy's structure, a gradient) is there now
                         library.fc_test_reset()
                         before = library.fc_test_live()

@@ -14,7 +14,7 @@ enum { VL_f32 = 8, VL_f64 = 4 };
 typedef uint64_t words __attribute__((vector_size(32)));
 enum { VL_words = 4 };
 
-/* 16 registers: 6 by 2, or for a few rows 3 by 4, so that enough independent chains run. */
+/* 16 registers: 6 by 2, or for a few rows 3 by 4, and 12 by 1, so that enough independent chains run. */
 enum { ROWS_1 = 12, ROWS_2 = 6, ROWS_3 = 3, ROWS_4 = 3 };
 enum { PANEL_VECS = 2 };
 
