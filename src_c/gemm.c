@@ -137,8 +137,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
         fc_parallel_for(team, (g->m + ROWS_UNIT - 1) / ROWS_UNIT, run_rows, &few);
         return FC_OK;
     }
-    fc_status status;
-    if (fc_turned_run(g, team, &status)) return status;
+    const fc_kernels *turned = fc_turned_kernels(g);
+    if (turned) return fc_turned_run(g, turned, team);
     plan p = {.g = g, .cols = kernels->width[g->dtype]};
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0;
     p.few = !g->panels && !p.direct && g->b_k == size && g->m <= FC_FEW;

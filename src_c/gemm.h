@@ -17,8 +17,9 @@ typedef struct fc_gemm {
 } fc_gemm;
 
 fc_status fc_gemm_run(const fc_gemm *g);
-/* The same where it pays to pack the batch, a, in place of the weight, b (turned.c); 0: it does not, and nothing is done. */
-int fc_turned_run(const fc_gemm *g, int team, fc_status *status);
+/* The same with the batch, a, packed in place of the weight, b (turned.c); and the kernels it pays with, or NULL. */
+const fc_kernels *fc_turned_kernels(const fc_gemm *g);
+fc_status fc_turned_run(const fc_gemm *g, const fc_kernels *kernels, int team);
 
 /* The first two of most CPUs. Rows so many bytes apart fall into one set. */
 enum { L1_WAYS = 8, L1_WAY = 4096 };

@@ -22,8 +22,7 @@ typedef struct turned {
     char *workspace;
 } turned;
 
-/* The kernels that it pays with, or NULL. */
-static const fc_kernels *kernels_for(const fc_gemm *g) {
+const fc_kernels *fc_turned_kernels(const fc_gemm *g) {
     const ptrdiff_t size = fc_size(g->dtype);
     if (g->panels || g->b_k != size || g->b_j % size || (uintptr_t)g->b % (uintptr_t)size) return NULL;
     const ptrdiff_t few = g->kernels->lanes[g->dtype] > 4 ? FC_FEW : 2;
@@ -35,26 +34,14 @@ static const fc_kernels *kernels_for(const fc_gemm *g) {
     return (double)batch * (double)(g->n + PACKING) < (double)weight * (double)(g->m + PACKING) ? kernels : NULL;
 }
 
-static void pack_batch(const turned *t, ptrdiff_t row, ptrdiff_t cols, ptrdiff_t k, ptrdiff_t steps, char *packed) {
-    const fc_gemm *g = t->g;
-    const ptrdiff_t size = fc_size(g->dtype), panel = t->kernels->panel[g->dtype];
-    for (ptrdiff_t at = 0; at < cols; at += panel) {
-        fc_pack_job job = {
-            .src = (const char *)g->a + (row + at) * g->a_row + k * size, .src_j = g->a_row, .src_k = size,
-            .dst = packed + at * steps * size, .step = fc_panel_step(t->kernels, g->dtype, cols - at, 0),
-            .n = cols - at < panel ? cols - at : panel, .k = steps,
-        };
-        t->kernels->pack[g->dtype](&job);
-    }
-}
-
 /* n rows of the weight, from `begin` on, times what is packed. */
 static void multiply(const turned *t, ptrdiff_t begin, ptrdiff_t n, ptrdiff_t row, ptrdiff_t cols, ptrdiff_t k, ptrdiff_t steps,
                      const char *packed, char *total) {
     const fc_gemm *g = t->g;
     const ptrdiff_t size = fc_size(g->dtype), panel = t->kernels->panel[g->dtype];
+    const ptrdiff_t step = fc_panel_step(t->kernels, g->dtype, cols, 0);
     for (ptrdiff_t at = 0; at < cols; at += panel, total += n * panel * size) {
-        const ptrdiff_t m = cols - at < panel ? cols - at : panel, step = fc_panel_step(t->kernels, g->dtype, m, 0);
+        const ptrdiff_t m = cols - at < panel ? cols - at : panel;
         for (ptrdiff_t i = 0; i < n; i += t->tile) {
             fc_gemm_job job = {
                 .a = (const char *)g->b + (begin + i) * g->b_j + k * size, .a_row = g->b_j, .fetch_a = 1,
@@ -74,29 +61,33 @@ static void multiply(const turned *t, ptrdiff_t begin, ptrdiff_t n, ptrdiff_t ro
 static void run_unit(void *context, int thread, ptrdiff_t unit) {
     const turned *t = context;
     const fc_gemm *g = t->g;
+    const ptrdiff_t size = fc_size(g->dtype);
     const ptrdiff_t begin = unit * t->rows, rows = g->n - begin < t->rows ? g->n - begin : t->rows;
     char *packed = t->workspace + thread * t->bytes, *total = packed + t->packed_bytes;
     for (ptrdiff_t row = 0; row < g->m; row += t->cols) {
         const ptrdiff_t cols = g->m - row < t->cols ? g->m - row : t->cols;
         for (ptrdiff_t k = 0; k < g->k; k += t->chunk) {
             const ptrdiff_t steps = g->k - k < t->chunk ? g->k - k : t->chunk;
-            pack_batch(t, row, cols, k, steps, packed);
+            const ptrdiff_t step = fc_panel_step(t->kernels, g->dtype, cols, 0);
+            fc_pack_job pack = {
+                .src = (const char *)g->a + row * g->a_row + k * size, .src_j = g->a_row, .src_k = size, .dst = packed,
+                .step = step, .pitch = step * steps, .n = cols, .k = steps,
+            };
+            t->kernels->pack[g->dtype](&pack);
             for (ptrdiff_t at = 0; at < rows; at += AT_ONCE)
                 multiply(t, begin + at, rows - at < AT_ONCE ? rows - at : AT_ONCE, row, cols, k, steps, packed,
-                         total + at * t->cols * fc_size(g->dtype));
+                         total + at * t->cols * size);
         }
     }
 }
 
-int fc_turned_run(const fc_gemm *g, int team, fc_status *status) {
-    const fc_kernels *kernels = kernels_for(g);
-    if (!kernels) return 0;
+fc_status fc_turned_run(const fc_gemm *g, const fc_kernels *kernels, int team) {
     const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype];
     turned t = {.g = g, .kernels = kernels, .cols = COLS_BYTES / size};
-    const ptrdiff_t lanes = kernels->lanes[g->dtype], quarter = (ptrdiff_t)fc_l2_bytes() / 4 / size;
-    const ptrdiff_t wide = g->m < t.cols ? (g->m + lanes - 1) / lanes * lanes : t.cols;
     if (g->m < t.cols) t.cols = (g->m + panel - 1) / panel * panel;
     /* The packed batch and the sums have a quarter of L2 each. */
+    const ptrdiff_t quarter = (ptrdiff_t)fc_l2_bytes() / 4 / size;
+    const ptrdiff_t wide = g->m < panel ? fc_panel_step(kernels, g->dtype, g->m, 0) : t.cols;
     t.chunk = quarter / wide / FC_BLOCK * FC_BLOCK;
     if (t.chunk < FC_BLOCK) t.chunk = FC_BLOCK;
     if (t.chunk > g->k) t.chunk = g->k;
@@ -109,8 +100,8 @@ int fc_turned_run(const fc_gemm *g, int team, fc_status *status) {
     t.packed_bytes = (t.chunk * wide * size + 63) / 64 * 64;
     t.bytes = t.packed_bytes + (t.rows * t.cols * size + 63) / 64 * 64;
     t.workspace = fc_alloc((size_t)(team * t.bytes));
-    *status = t.workspace ? FC_OK : FC_NO_MEMORY;
-    if (t.workspace) fc_parallel_for(team, units, run_unit, &t);
+    if (!t.workspace) return FC_NO_MEMORY;
+    fc_parallel_for(team, units, run_unit, &t);
     fc_free(t.workspace);
-    return 1;
+    return FC_OK;
 }
