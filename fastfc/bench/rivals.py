@@ -25,7 +25,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from . import steps
-from .cases import BLOCKS, KINDS, SPARSE_KINDS, Case, Data
+from .cases import BLOCKS, KINDS, SPARSE_KINDS, Case, Data, empty, empty_like
 from .measure import Task
 
 
@@ -90,7 +90,7 @@ def _training(case: Case, data: Data, make, convert=np.asarray) -> Task:
 
 
 def _empty(case: Case) -> np.ndarray:
-    return np.empty((case.m, case.n), case.dtype)
+    return empty((case.m, case.n), case.dtype)
 
 
 @functools.cache
@@ -148,9 +148,9 @@ class Fastfc(Rival):
         names = {"x": data.x, "w": weight, "b": data.b}
         if case.backward:
             out = (
-                np.empty_like(data.x),
-                np.empty_like(data.values if case.sparse else data.w),
-                np.empty_like(data.b),
+                empty_like(data.x),
+                empty_like(data.values if case.sparse else data.w),
+                empty_like(data.b),
             )
             names |= {"linear_backward": fastfc.linear_backward, "gy": data.gy, "out": out}
             return Task("gx, gw, gb = linear_backward(gy, x, w, out=out)", "gx, gw, gb", names)
@@ -194,7 +194,7 @@ class FastfcBare(Fastfc):
         if case.kind == "feedforward":
             names = {"linear": fastfc.linear, "x": data.x, "out": _empty(case)}
             names |= {"w1": fastfc.pack(data.weights[0]), "w2": fastfc.pack(data.weights[1])}
-            names["h"] = np.empty((case.m, *case.hidden), case.dtype)
+            names["h"] = empty((case.m, *case.hidden), case.dtype)
             return Task("y = linear(linear(x, w1, out=h), w2, out=out)", "y", names)
         names = {"linear": fastfc.linear, "x": data.x, "w": fastfc.pack(data.w), "out": _empty(case)}
         return Task("y = linear(x, w, out=out)", "y", names)
@@ -268,8 +268,8 @@ class Numpy(_OpenBLAS):
                 "gyt": data.gy.T,
                 "x": data.x,
             }
-            names |= {"w": data.w, "gx": np.empty_like(data.x), "gw": np.empty_like(data.w)}
-            names["gb"] = np.empty_like(data.b)
+            names |= {"w": data.w, "gx": empty_like(data.x), "gw": empty_like(data.w)}
+            names["gb"] = empty_like(data.b)
             return Task("matmul(gy, w, gx); matmul(gyt, x, gw); total(gy, 0, None, gb)", "gx, gw, gb", names)
         names |= {"matmul": np.matmul, "y": _empty(case)}
         return Task("matmul(x, wt, y); y += b", "y", names)
@@ -291,7 +291,7 @@ class Scipy(_OpenBLAS):
         gemm = blas.sgemm if case.dtype == "float32" else blas.dgemm
         names = {"gemm": gemm, "xt": data.x.T, "wt": data.w.T, "b": data.b}
         if case.backward:
-            gx, gw, gb = np.empty_like(data.x), np.empty_like(data.w), np.empty_like(data.b)
+            gx, gw, gb = empty_like(data.x), empty_like(data.w), empty_like(data.b)
             names |= {"gyt": data.gy.T, "gxt": gx.T, "gwt": gw.T, "gy": data.gy, "total": np.add.reduce}
             names |= {"gx": gx, "gw": gw, "gb": gb}
             return Task(
@@ -630,7 +630,7 @@ class MKL(Rival):
         gemm, arguments = self._gemm(case)
         m, n, k = case.m, case.n, case.k
         if case.backward:
-            gx, gw, gb = np.empty_like(data.x), np.empty_like(data.w), np.empty_like(data.b)
+            gx, gw, gb = empty_like(data.x), empty_like(data.w), empty_like(data.b)
             names = {"gemm": gemm, "total": np.add.reduce, "gy": data.gy, "gx": gx, "gw": gw, "gb": gb}
             names["for_x"] = arguments(_NO_TRANS, _NO_TRANS, m, k, n, data.gy, n, data.w, k, 0, gx, k)
             names["for_w"] = arguments(_TRANS, _NO_TRANS, n, k, m, data.gy, n, data.x, k, 0, gw, k)
@@ -654,8 +654,8 @@ class MKLPacked(MKL):
         get_size.restype = ctypes.c_size_t
         as_int, pointer = ctypes.c_int, ctypes.c_void_p
         m, n, k = (as_int(v) for v in (case.m, case.n, case.k))
-        packed = np.empty(get_size(as_int(_B_MATRIX), m, n, k) + 64, np.uint8)
-        start = pointer(packed.ctypes.data + -packed.ctypes.data % 64)
+        packed = empty((get_size(as_int(_B_MATRIX), m, n, k),), np.uint8)
+        start = pointer(packed.ctypes.data)
         row_major, trans = as_int(_ROW_MAJOR), as_int(_TRANS)
         getattr(library, f"cblas_{char}gemm_pack")(
             row_major, as_int(_B_MATRIX), trans, m, n, k, real(1), pointer(data.w.ctypes.data), k, start
@@ -702,14 +702,14 @@ class MKLSparse(MKL):
         call("mkl_sparse_optimize", handle)
         names = {"b": data.b, "hold": (data, starts, ends, general)}
         if case.m == 1:
-            y = np.empty(case.n, case.dtype)
+            y = empty((case.n,), case.dtype)
             x, out = pointer(data.x.ctypes.data), pointer(y.ctypes.data)
             names |= {"multiply": getattr(library, f"mkl_sparse_{char}_mv"), "y": y}
             names["for_y"] = (no_trans, real(1), handle, general, x, real(1), out)
             return Task("y[:] = b; multiply(*for_y)", "y[None]", names)
         # A dense operand of [k, m] rows is the only layout with a fast path: the two transposes are part of
         # the job.
-        xt, yt = np.empty((case.k, case.m), case.dtype), np.empty((case.n, case.m), case.dtype)
+        xt, yt = empty((case.k, case.m), case.dtype), empty((case.n, case.m), case.dtype)
         m = as_int(case.m)
         names |= {"multiply": getattr(library, f"mkl_sparse_{char}_mm"), "x": data.x, "xt": xt, "yt": yt}
         xt_, yt_ = pointer(xt.ctypes.data), pointer(yt.ctypes.data)

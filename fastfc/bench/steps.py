@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cases import OPTIMIZERS, Case, Data
+from .cases import OPTIMIZERS, Case, Data, copied, empty, empty_like
 
 
 def fastfc_step(case: Case, data: Data):
@@ -18,7 +18,7 @@ def fastfc_step(case: Case, data: Data):
     layers = []
     for w, b in zip(data.weights, data.biases, strict=True):
         layers += [fastfc.Linear(w.shape[1], w.shape[0], dtype=w.dtype), fastfc.ReLU()]
-        layers[-2].weight.data, layers[-2].bias.data = w.copy(), b.copy()
+        layers[-2].weight.data[...], layers[-2].bias.data[...] = w, b
     model, loss, x, target = fastfc.Sequential(*layers[:-1]), fastfc.CrossEntropyLoss(), data.x, data.target
     optimizer = {"sgd": "SGD", "adamw": "AdamW"}[case.optimizer]
     optimizer = getattr(fastfc.optim, optimizer)(model.parameters(), **OPTIMIZERS[case.optimizer])
@@ -61,8 +61,8 @@ def numpy_step(case: Case, data: Data):
     dtype = data.x.dtype
     arrays = [array for pair in zip(data.weights, data.biases, strict=True) for array in pair]
     bounds = np.cumsum([0, *(array.size for array in arrays)])
-    flat = np.concatenate([array.ravel() for array in arrays])
-    flat_grad = np.empty_like(flat)
+    flat = copied(np.concatenate([array.ravel() for array in arrays]))
+    flat_grad = empty_like(flat)
 
     def views(of):
         parts = [of[i:j].reshape(a.shape) for i, j, a in zip(bounds[:-1], bounds[1:], arrays, strict=True)]
@@ -70,10 +70,10 @@ def numpy_step(case: Case, data: Data):
 
     (weights, biases), (grad_weights, grad_biases) = views(flat), views(flat_grad)
     batch, rows, target, last = case.m, np.arange(case.m), data.target, len(weights) - 1
-    outputs = [np.empty((batch, w.shape[0]), dtype) for w in weights]
-    grads = [np.empty_like(y) for y in outputs]
-    masks = [np.empty(y.shape, bool) for y in outputs]
-    column = np.empty((batch, 1), dtype)
+    outputs = [empty((batch, w.shape[0]), dtype) for w in weights]
+    grads = [empty_like(y) for y in outputs]
+    masks = [empty(y.shape, bool) for y in outputs]
+    column = empty((batch, 1), dtype)
     inputs, transposed = [data.x, *outputs[:-1]], [w.T for w in weights]
     logits, probabilities = outputs[-1], grads[-1]
     update = _numpy_update(case.optimizer, flat, flat_grad)
@@ -108,8 +108,8 @@ def numpy_step(case: Case, data: Data):
 
 def _numpy_update(name, flat, flat_grad):
     settings = OPTIMIZERS[name]
-    slots = [np.zeros_like(flat) for _ in range(1 if name == "sgd" else 2)]
-    scratch = np.empty(min(CHUNK, flat.size), flat.dtype)
+    slots = [copied(np.zeros_like(flat)) for _ in range(1 if name == "sgd" else 2)]
+    scratch = empty((min(CHUNK, flat.size),), flat.dtype)
     parts = [[array[i : i + CHUNK] for array in (flat, flat_grad, *slots)] for i in range(0, flat.size, CHUNK)]
     count = 0
 
