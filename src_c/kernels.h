@@ -165,8 +165,6 @@ typedef struct fc_tiled_job {
     int fetch;                /* the weight comes from afar */
     int gather;               /* gathers are faster than loads one by one */
     void *sum;                /* a row for each of the block */
-    const char *y;            /* NULL, or where the sums will go, its rows `y_row` bytes apart: to be fetched */
-    ptrdiff_t y_row, y_rows;  /* so many rows of it are an output's to fetch */
 } fc_tiled_job;
 
 /* tiled_grad: out[source] (+)= sum_m g[row, m] * x[step, m] for the entries of a segment, over a block of the batch as sddmm. */

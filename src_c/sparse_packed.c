@@ -109,7 +109,11 @@ static ptrdiff_t choose_tile(ptrdiff_t n, ptrdiff_t k, int64_t entries) {
     if (stored > 0.07 * places) return BYTE_TILE;
     ptrdiff_t tile = 384;
     while (tile < MOST_TILE && tile < k && stored * (double)tile < 12 * places) tile *= 2;
-    return tile < MOST_TILE ? tile : MOST_TILE;
+    tile = tile < MOST_TILE ? tile : MOST_TILE;
+    ptrdiff_t tiles = (k + tile / 2) / tile;
+    if (tiles < 1) tiles = 1;
+    if ((k + tiles - 1) / tiles > MOST_TILE) tiles++;
+    return (k + tiles - 1) / tiles;
 }
 
 /* Blocks of about equal numbers of entries and rows; in fours, so that few threads get equal shares. */
@@ -337,7 +341,6 @@ typedef struct product {
     ptrdiff_t lanes, widest;     /* elements of a vector, vectors of the widest strip */
     ptrdiff_t ranges, strips;
     ptrdiff_t most_rows;         /* of a range of blocks */
-    int fetch_y;                 /* y is larger than L2: a block's is fetched while its last sums run, and then finished */
     char *workspace;
     ptrdiff_t x_bytes, sum_bytes;
 } product;
@@ -386,21 +389,11 @@ static void take_tile(const product *p, const strip *s, ptrdiff_t t, char *tile)
 /* Bytes from one tile of x to the next: rows, one of +0, and what a table may read. */
 static ptrdiff_t tile_pitch(const fc_sparse *w, ptrdiff_t row) { return (w->tile + 16) * row; }
 
-static void finish_blocks(const product *p, const strip *s, const char *sum, ptrdiff_t first, ptrdiff_t last) {
-    const ptrdiff_t *block = p->sparse->block;
-    fc_finish_job job = {
-        .sum = sum, .sum_row = s->vecs ? s->vecs * p->lanes : 1, .turned = s->vecs > 0, .epilogue = p->epilogue,
-        .row = s->begin, .col = block[first], .m = s->columns, .n = block[last] - block[first],
-    };
-    p->kernels->finish[p->sparse->dtype](&job);
-}
-
 static void product_unit(void *context, int thread, ptrdiff_t unit) {
     const product *p = context;
     const fc_sparse *w = p->sparse;
     const fc_dtype dtype = w->dtype;
     const ptrdiff_t size = fc_size(dtype);
-    const fc_epilogue *e = p->epilogue;
     const strip s = strip_at(p, unit / p->ranges);
     const ptrdiff_t first = range_begin(p, unit % p->ranges), last = range_begin(p, unit % p->ranges + 1);
     const ptrdiff_t row = (s.vecs ? s.vecs * p->lanes : 1) * size, begin = w->block[first], end = w->block[last];
@@ -420,26 +413,22 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
     for (ptrdiff_t group = 0; group < w->tiles; group += tiles) {
         const ptrdiff_t behind = w->tiles - group < tiles ? w->tiles : group + tiles;
         for (ptrdiff_t t = group; t < behind; t++) take_tile(p, &s, t, x + (t - group) * pitch);
-        for (ptrdiff_t b = first; b < last; b++) {
-            char *sums = sum + (w->block[b] - begin) * row;
+        for (ptrdiff_t b = first; b < last; b++)
             for (ptrdiff_t t = group; t < behind; t++) {
                 const ptrdiff_t *segment = w->segment + b * w->tiles + t;
                 fc_tiled_job job = {
                     .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps,
                     .step_bytes = w->step_bytes, .values = w->values, .x = x + (t - group) * pitch, .tile = w->tile, .vecs = s.vecs,
-                    .fetch = fetch, .gather = fc_fast_gathers, .sum = sums,
+                    .fetch = fetch, .gather = fc_fast_gathers, .sum = sum + (w->block[b] - begin) * row,
                 };
-                if (p->fetch_y && t == w->tiles - 1) {
-                    job.y = (const char *)e->y + s.begin * e->y_row + w->block[b] * size;
-                    job.y_row = e->y_row;
-                    job.y_rows = s.columns * size / 64;
-                }
                 p->kernels->tiled[dtype](&job);
             }
-            if (p->fetch_y && behind == w->tiles) finish_blocks(p, &s, sums, b, b + 1);
-        }
     }
-    if (!p->fetch_y) finish_blocks(p, &s, sum, first, last);
+    fc_finish_job job = {
+        .sum = sum, .sum_row = row / size, .turned = s.vecs > 0, .epilogue = p->epilogue, .row = s.begin, .col = begin,
+        .m = s.columns, .n = end - begin,
+    };
+    p->kernels->finish[dtype](&job);
 }
 
 fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
@@ -452,7 +441,6 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
     product p = {.kernels = kernels, .sparse = w, .x = x, .epilogue = epilogue, .lanes = lanes};
     /* The longest ones take what L2 can give. Of long vectors 128 bytes are too few to an entry. */
     const ptrdiff_t bytes = w->tile <= (lanes * size < 64 ? WIDE_TILE : WIDER_TILE) ? 256 : 128;
-    p.fetch_y = (double)x->rows * (double)w->n * (double)size > (double)fc_l2_bytes();
     p.widest = bytes / (lanes * size) < 8 ? bytes / (lanes * size) : 8;
     const ptrdiff_t step = p.widest * lanes;
     p.strips = count_strips(&p);
