@@ -15,6 +15,7 @@ typedef struct plan {
     ptrdiff_t strips, splits;     /* units = strips of `cols` columns x splits of the rows */
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     int stream;                   /* steps of b to fetch ahead where it is walked once */
+    int halves;                   /* L2 is busy with what comes from memory: ask it for less */
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int rows_first;               /* b's strip stays in L2 while rows of a pass by, and y is written along its rows */
     int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
@@ -42,6 +43,7 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
         job.b_panel = panel * g->k;
         job.b = (const char *)g->panels + (col * g->k + k * (n < panel ? job.b_tail : panel)) * size;
         job.ahead = p->ahead;
+        job.halves = p->halves;
         job.stream = p->ahead ? 0 : p->stream;
     } else if (p->direct && n % kernels->lanes[g->dtype] == 0) {
         job.b = (const char *)g->b + col * g->b_j + k * g->b_k;
@@ -160,15 +162,15 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     else if (weight > (double)fc_l3_bytes()) p.stream = g->m <= 2 ? 4 : 16;
     else p.stream = weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
     p.ahead = g->panels && !once;
+    const int from_memory = 3 * weight > (double)fc_l3_bytes(); /* or more than what others leave of L3 */
+    p.halves = p.ahead && from_memory;
 
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing
-     * more; of wide panels 3, where all of k is more than that. From afar, with few rows, it comes evenly in small ones: with
-     * narrow panels that pays from memory, with wide ones from L3 too. */
+     * more; of wide panels 3, where all of k is more than that. From memory, with few rows, narrow ones come evenly in small
+     * chunks. */
     ptrdiff_t room = (ptrdiff_t)fc_l2_bytes() / (g->panels || !kernels->narrow ? 4 : 2);
-    const int evenly = kernels->narrow ? 3 * weight > (double)fc_l3_bytes() && g->m <= 2 * tile
-                                       : weight > (double)fc_l2_bytes() && g->m <= 3 * tile;
-    if (g->panels && evenly) room = 48 << 10;
+    if (g->panels && kernels->narrow && from_memory && g->m <= 2 * tile) room = 48 << 10;
     p.chunk = room / (together * size) / FC_BLOCK * FC_BLOCK;
     if (g->panels && p.chunk > 6 * FC_BLOCK) p.chunk = 6 * FC_BLOCK;
     if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;

@@ -38,6 +38,7 @@ typedef struct fc_gemm_job {
     int fetch_y;              /* the rows of y come from memory: fetch them while the sum runs */
     void *copy;               /* NULL, or (n <= panel) where the first of several row tiles leaves b, packed, for the others */
     const void *next;         /* NULL, or with copy where the next call's rows of b begin: fetched into L2 meanwhile */
+    int halves;               /* strips of half a panel, where their tiles are higher */
     int ahead;                /* what stands right behind each panel comes next: fetch it into L2 meanwhile */
     void *total;              /* panels of m rows of `panel` elements; may be NULL when first and last */
     int first, last;

@@ -109,10 +109,11 @@ static ptrdiff_t choose_tile(ptrdiff_t n, ptrdiff_t k, int64_t entries) {
     if (stored > 0.07 * places) return BYTE_TILE;
     ptrdiff_t tile = 384;
     while (tile < MOST_TILE && tile < k && stored * (double)tile < 12 * places) tile *= 2;
-    tile = tile < MOST_TILE ? tile : MOST_TILE;
+    if (tile > MOST_TILE) tile = MOST_TILE;
+    if (tile >= k) return tile;
+    /* They are alike: a short one would cost its segments all the same. */
     ptrdiff_t tiles = (k + tile / 2) / tile;
-    if (tiles < 1) tiles = 1;
-    if ((k + tiles - 1) / tiles > MOST_TILE) tiles++;
+    if (tiles * MOST_TILE < k) tiles++;
     return (k + tiles - 1) / tiles;
 }
 

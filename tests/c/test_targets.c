@@ -387,7 +387,7 @@ static const struct {
 } parts[] = {
     {"dense", dense, {0xe3518f8edc03d8acu, 0xcdd3c4d4a6b93087u}},
     {"sparse", sparse, {0x5694258253c2df89u, 0xc60e31eb7233fc45u}},
-    {"packed sparse", packed_sparse, {0xf820d5cf9cb551afu, 0x682642e24024e0bcu}},
+    {"packed sparse", packed_sparse, {0xdd8e4c58688cb877u, 0xc5917b68818ebc31u}},
     {"blocks", blocks, {0xcec9e6b945e14ebau, 0x40a24f007c2537a6u}},
     {"feedforward", feedforward, {0x9d27e90536286e31u, 0x25b0d3f90c5a0398u}},
     {"elementwise", elementwise, {0x22e48d4963b9ec89u, 0xf1c40e89636adfe8u}},
