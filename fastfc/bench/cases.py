@@ -210,8 +210,8 @@ class Data:
 
 
 def empty(shape, dtype) -> np.ndarray:
-    """``np.empty`` from a cache line on, as fastfc, torch and the engines make their arrays themselves. numpy's begin 16 or
-    32 bytes into one, where each full-width load or store meets two: which would blur whose kernels are fast.
+    """``np.empty`` from a cache line on, as fastfc, torch and the engines make their arrays themselves. numpy's begin
+    16 or 32 bytes into one, where each full-width load or store meets two: which would blur whose kernels are fast.
     """
     bytes_ = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.empty(bytes_ + 64, np.uint8)
