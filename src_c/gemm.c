@@ -125,6 +125,30 @@ static const fc_kernels *kernels_for_few_outputs(const fc_gemm *g) {
     return pays ? kernels : NULL;
 }
 
+/* Outputs that would be a panel of their own, most of its lanes idle, run as few outputs after the others. 0: none of them. */
+static ptrdiff_t outputs_apart(const fc_gemm *g) {
+    fc_gemm last = *g;
+    last.n = g->n % g->kernels->panel[g->dtype];
+    return last.n && last.n <= 2 && last.n < g->n && kernels_for_few_outputs(&last) ? last.n : 0;
+}
+
+static fc_status run_apart(const fc_gemm *g, ptrdiff_t apart) {
+    fc_gemm first = *g, last = *g;
+    first.n -= apart;
+    last.n = apart;
+    const ptrdiff_t at = first.n * fc_size(g->dtype);
+    fc_epilogue e = *g->epilogue;
+    if (e.bias) e.bias = (const char *)e.bias + at;
+    if (e.residual) e.residual = (const char *)e.residual + at;
+    if (e.z) e.z = (char *)e.z + at;
+    e.y = (char *)e.y + at;
+    last.epilogue = &e;
+    if (g->panels) last.panels = (const char *)g->panels + at * g->k;
+    else last.b = (const char *)g->b + first.n * g->b_j;
+    const fc_status status = fc_gemm_run(&first);
+    return status ? status : fc_gemm_run(&last);
+}
+
 /* Multiply-adds of a unit: some 10 us. */
 static const double UNIT = 1 << 19;
 
@@ -141,6 +165,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     }
     const fc_kernels *turned = fc_turned_kernels(g);
     if (turned) return fc_turned_run(g, turned, team);
+    const ptrdiff_t apart = outputs_apart(g);
+    if (apart) return run_apart(g, apart);
     plan p = {.g = g, .cols = kernels->width[g->dtype]};
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0;
     p.few = !g->panels && !p.direct && g->b_k == size && g->m <= FC_FEW;
