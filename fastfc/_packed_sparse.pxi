@@ -103,7 +103,7 @@ cdef class PackedSparse:
         >>> import numpy as np, fastfc
         >>> print(fastfc.pack(np.eye(64, dtype=np.float32), format="auto").explain())
         64 outputs x 64 inputs, float32, 64 entries (98.4 % zeros)
-        tiled: tiles of 384 inputs, because 12 entries of a row and more should share one
+        tiled: tiles of 384 inputs, because some 12 entries of a row should share one
         688 bytes, dense 16384; work: 1.00 multiply-adds an entry, dense 64.0
         """
         from fastfc.layouts import BLOCKS
@@ -115,7 +115,7 @@ cdef class PackedSparse:
             many = ("because more than 40 % are stored" if zeros < 60 else
                     "because more than 15 % are stored, of so many that they are better read half as often")
             reason = {112: many, 176: "because more than 15 % are stored", 240: "because more than 7 % are stored"}.get(
-                tile, "because 12 entries of a row and more should share one")
+                tile, "because some 12 entries of a row should share one")
             reason = f"tiles of {tile} inputs, {reason}"
         else:
             reason = BLOCKS[self.layout].why

@@ -125,7 +125,8 @@ const char *fc_packed_isa(const fc_packed *packed);
  * in stored order), each `sum = fma(x, w, sum)`; the total starts at +0, and the sums of the tiles in which the output has
  * entries are added in order of k. Only stored entries are multiplied. Tile: 112 steps if more than 40 % of the places are
  * stored; 176 if more than 15 %, but 112 from 2^21 entries on; 240 if more than 7 %; else 384, doubled until a row has 12
- * entries in it, while it is shorter than K, up to 32768.
+ * entries in it, while it is shorter than K, up to 32768. If that, T, is shorter than K, K is cut into K / T tiles, rounded, but
+ * so many that none is longer than 32768, of one length, rounded up to a multiple of 16.
  * With FC_SPARSE_TRANSPOSE the weight is csr's transpose; its entries are still counted in csr's order. With FC_SPARSE_UPDATE
  * new values can be put in, and the gradient of the entries be taken; that is 4 bytes more an entry. */
 typedef struct fc_sparse fc_sparse;

@@ -125,11 +125,17 @@ static const fc_kernels *kernels_for_few_outputs(const fc_gemm *g) {
     return pays ? kernels : NULL;
 }
 
-/* Outputs that would be a panel of their own, most of its lanes idle, run as few outputs after the others. 0: none of them. */
+enum { LEAST_STEPS = 64 };
+
+/* Outputs that would be a panel of their own, most of its lanes idle, run as few outputs after the others, where the batch is
+ * near when it is read, and y when it is written, for a second time. 0: none of them. */
 static ptrdiff_t outputs_apart(const fc_gemm *g) {
+    const ptrdiff_t panel = g->kernels->panel[g->dtype];
+    if (g->n <= panel || g->k < LEAST_STEPS) return 0;
+    const double again = (double)g->m * (double)(g->k + g->n) * (double)fc_size(g->dtype);
     fc_gemm last = *g;
-    last.n = g->n % g->kernels->panel[g->dtype];
-    return last.n && last.n <= 2 && last.n < g->n && kernels_for_few_outputs(&last) ? last.n : 0;
+    last.n = g->n % panel;
+    return last.n && last.n <= 2 && 4 * again <= (double)fc_l3_bytes() && kernels_for_few_outputs(&last) ? last.n : 0;
 }
 
 static fc_status run_apart(const fc_gemm *g, ptrdiff_t apart) {

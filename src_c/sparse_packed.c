@@ -95,8 +95,8 @@ static int ordered(const fc_csr *csr, int transpose, rows *r) {
     return done;
 }
 
-/* A tile fills L1 with rows of 256 bytes up to 128 steps, of 128 bytes beyond. Wide ones read a weight half as often. Up to 255
- * steps, the one behind the tile counted, one takes a byte. */
+/* A tile fills L1 with rows of 256 bytes up to 128 steps, of 128 bytes up to 255; longer ones stand in L2. Wide ones read a weight
+ * half as often. Up to 255 steps, the one behind the tile counted, one takes a byte. */
 enum { BLOCK_ROWS = 256, MOST_TILE = 1 << 15, WIDE_TILE = 112, WIDER_TILE = 176, BYTE_TILE = 240, FAR_ENTRIES = 1 << 21 };
 
 /* Behind a tile a table has its row of +0 (tile_pitch). */
@@ -114,7 +114,7 @@ static ptrdiff_t choose_tile(ptrdiff_t n, ptrdiff_t k, int64_t entries) {
     /* They are alike: a short one would cost its segments all the same. */
     ptrdiff_t tiles = (k + tile / 2) / tile;
     if (tiles * MOST_TILE < k) tiles++;
-    return (k + tiles - 1) / tiles;
+    return ((k + tiles - 1) / tiles + 15) / 16 * 16; /* whole lines, whatever the width of a strip's rows */
 }
 
 /* Blocks of about equal numbers of entries and rows; in fours, so that few threads get equal shares. */
