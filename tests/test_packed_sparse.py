@@ -60,7 +60,10 @@ def test_integers_at_all_widths(isa, dtype, rng):
             assert np.array_equal(fastfc.linear(x[:m], packed), x[:m].astype(np.int64) @ exact.T)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (7, 129), (8, 128), (9, 127), (64, 385), (257, 193), (300, 999), (1100, 40)])
+SHAPES = [(1, 1), (7, 129), (8, 128), (9, 127), (64, 385), (257, 193), (300, 999), (512, 70), (1100, 40)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)  # rows of 512 outputs share a set or two of L1
 @pytest.mark.parametrize("density", [0.003, 0.03, 0.1, 0.4, 1.0])
 def test_within_the_bound(isa, dtype, rng, shape, density):
     w = pruned(rng, shape, dtype, density)
@@ -81,6 +84,18 @@ def test_the_order_that_is_written_down(fma_isa, rng):
         packed = fastfc.pack(pruned(rng, shape, np.float32, density), format="tiled")
         x = gaussian(rng, (19, shape[1]), np.float32)
         assert_same_bits(fastfc.linear(x, packed), chains(x, packed))
+
+
+@pytest.mark.parametrize("k, share, tile", [
+    (100, 0.5, 112), (100, 0.3, 176), (100, 0.1, 240), (100, 0.05, 384), (575, 0.05, 576), (577, 0.05, 304),
+    (1024, 0.02, 1024), (4096, 0.02, 832), (40000, 0.0001, 20000),
+])  # fmt: skip
+def test_the_tiles_that_are_written_down(k, share, tile):
+    """In fastfc.h. Every row has the same number of entries."""
+    per_row, rows = int(k * share), 20
+    columns = np.tile(np.linspace(0, k - 1, per_row).astype(int), rows)
+    csr = fastfc.CSR(np.ones(rows * per_row, np.float32), columns, np.arange(rows + 1) * per_row, (rows, k))
+    assert tile_of(fastfc.pack(csr, format="tiled")) == tile
 
 
 def test_same_row_same_bits(dtype, rng):
