@@ -78,6 +78,7 @@ typedef struct fc_finish_job {
     int turned;
     const fc_epilogue *epilogue;
     ptrdiff_t row, col, m, n;
+    int near;                 /* all of y stays in L2 */
 } fc_finish_job;
 
 /* Entries from the one that is multiplied to the one whose row of dense is fetched: half as many where that is more than four

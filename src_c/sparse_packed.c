@@ -427,7 +427,7 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
     }
     fc_finish_job job = {
         .sum = sum, .sum_row = row / size, .turned = s.vecs > 0, .epilogue = p->epilogue, .row = s.begin, .col = begin,
-        .m = s.columns, .n = end - begin,
+        .m = s.columns, .n = end - begin, .near = (double)p->x->rows * (double)w->n * (double)size <= l2,
     };
     p->kernels->finish[dtype](&job);
 }
