@@ -136,7 +136,8 @@ typedef struct fc_sddmm_job {
 
 /* A packed sparse weight is cut into segments, a block of up to FC_SPARSE_ROWS rows by a tile of k. Rows of a segment with about
  * as many entries stand together in groups of 8, 4, 2 or 1: at each of `count` steps, one entry of each row. Where a row has
- * fewer, -0 stands for a value, and its step is the tile's length, where the tile of x holds +0: fma(-0, +0, sum) is sum. */
+ * fewer, -0 stands for a value, and its step is the tile's length, where the tile of x holds +0: fma(-0, +0, sum) is sum. All rows
+ * of a block stand in its first segment, those without entries in groups of 0 steps. */
 enum { FC_SPARSE_ROWS = 1024 };
 typedef struct fc_sparse_group {
     uint32_t at;              /* the first of its count * width places in values and steps */
@@ -153,7 +154,7 @@ static inline size_t fc_sparse_place(const fc_sparse_group *g, uint32_t step, in
                                  : (size_t)(step * g->width + (uint32_t)row));
 }
 
-/* tiled: sum[row, :] = sum[row, :] + (sum over the row's entries in the segment, in order of k, of value * x[step, :], from +0).
+/* tiled: sum[row, :] = sum[row, :] (+0 with `first`) + (sum over the row's entries in the segment, in order of k, of value * x[step, :], from +0).
  * Rows of x and of sum are vecs (0, 1, 2, 4, 8) vectors wide; with 0 vecs they are single elements. */
 typedef struct fc_tiled_job {
     const fc_sparse_group *groups;
@@ -166,6 +167,7 @@ typedef struct fc_tiled_job {
     int vecs;
     int fetch;                /* the weight comes from afar */
     int gather;               /* gathers are faster than loads one by one */
+    int first;                /* of its rows: nothing stands in sum yet */
     void *sum;                /* a row for each of the block */
 } fc_tiled_job;
 

@@ -149,7 +149,7 @@ static int most_first(const void *a, const void *b) {
 /* The widest group that the rows from `row` on can form with at most an eighth of it padding. */
 static int widest(const sorted_row *row, ptrdiff_t left) {
     for (int width = 8; width > 1; width /= 2) {
-        if (width > left || !row[width - 1].entries) continue;
+        if (width > left || (row[0].entries && !row[width - 1].entries)) continue;
         int64_t padding = 0;
         for (int j = 1; j < width; j++) padding += row[0].entries - row[j].entries;
         if (8 * padding <= width * row[0].entries) return width;
@@ -186,7 +186,7 @@ static int lay_out(fc_sparse *s, const rows *r, int64_t *next) {
                 row[i] = (sorted_row){e - next[first + i], i};
             }
             qsort(row, (size_t)count, sizeof *row, most_first);
-            for (ptrdiff_t i = 0; i < count && row[i].entries;) {
+            for (ptrdiff_t i = 0; i < count && (row[i].entries || t == 0);) {
                 if (!group_room(s, groups, &room)) return 0;
                 fc_sparse_group *g = &s->groups[groups++];
                 *g = (fc_sparse_group){.at = (uint32_t)s->places, .count = (uint32_t)row[i].entries,
@@ -225,7 +225,7 @@ fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
     s->k = transpose ? csr->rows : csr->cols;
     s->nnz = entries;
     s->tile = choose_tile(s->n, s->k, entries);
-    s->tiles = (s->k + s->tile - 1) / s->tile;
+    s->tiles = s->k ? (s->k + s->tile - 1) / s->tile : 1; /* the first one's sums are always written */
     /* Padding is at most an eighth of a group. */
     const size_t most = (size_t)entries * 8 / 7 + 8;
     next = fc_alloc((size_t)(s->n + 1) * sizeof *next);
@@ -323,8 +323,7 @@ void fc_sparse_unpack(const fc_sparse *s, void *values, int64_t *indices, int64_
 
 /* ---- Forward ------------------------------------------------------------------------------------------------------ */
 
-/* The sums of a range of outputs share L2 with what passes through it. */
-enum { RANGE_BYTES = 256 << 10, SHARED_L3 = 128 << 20, X_SHARE = 4 };
+enum { SHARED_L3 = 128 << 20, X_SHARE = 4 };
 /* To make tiles of x takes as long as 8 entries of each column; 16 times that is little beside it. */
 enum { TILES_COST = 128 };
 
@@ -405,7 +404,6 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
     const double l2 = (double)fc_l2_bytes(), l3 = (double)fc_l3_bytes();
     const double far = s.vecs >= 4 ? 2 * l2 : l3 > SHARED_L3 ? 4 * l2 : l3 / 4;
     const int fetch = (double)kept_bytes(w) > far;
-    memset(sum, 0, (size_t)((end - begin) * row));
     /* So many tiles are at hand. The row behind each belongs to padding, and the last vectors of a strip may be nobody's. */
     const ptrdiff_t pitch = tile_pitch(w, row), fit = p->x_bytes / pitch, tiles = fit < w->tiles ? fit : w->tiles;
     if (s.columns <= (s.vecs - 1) * p->lanes) memset(x, 0, (size_t)(tiles * pitch));
@@ -420,14 +418,14 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
                 fc_tiled_job job = {
                     .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps,
                     .step_bytes = w->step_bytes, .values = w->values, .x = x + (t - group) * pitch, .tile = w->tile, .vecs = s.vecs,
-                    .fetch = fetch, .gather = fc_fast_gathers, .sum = sum + (w->block[b] - begin) * row,
+                    .fetch = fetch, .gather = fc_fast_gathers, .first = t == 0, .sum = sum + (w->block[b] - begin) * row,
                 };
                 p->kernels->tiled[dtype](&job);
             }
     }
     fc_finish_job job = {
         .sum = sum, .sum_row = row / size, .turned = s.vecs > 0, .epilogue = p->epilogue, .row = s.begin, .col = begin,
-        .m = s.columns, .n = end - begin, .near = (double)p->x->rows * (double)w->n * (double)size <= l2,
+        .m = s.columns, .n = end - begin,
     };
     p->kernels->finish[dtype](&job);
 }
@@ -446,9 +444,11 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
     const ptrdiff_t step = p.widest * lanes;
     p.strips = count_strips(&p);
     const int team = fc_team_for((double)(w->nnz + w->n) * (double)(x->rows + FC_ENTRY), threads);
-    p.ranges = (w->n * step * size + RANGE_BYTES - 1) / RANGE_BYTES;
+    /* The sums of a range of outputs share L2 with what passes through it. Each range makes the tiles of x for itself. */
+    const ptrdiff_t range = (ptrdiff_t)fc_l2_bytes() / 2;
+    p.ranges = (w->n * step * size + range - 1) / range;
     if (team > 1) {
-        /* Four units a thread, if the tiles of x, which each range makes for itself, cost little beside its entries; else one. */
+        /* Four units a thread, if its entries take far longer than the tiles of x; else one. */
         const ptrdiff_t least = (team + p.strips - 1) / p.strips, most = (4 * team + p.strips - 1) / p.strips;
         ptrdiff_t cheap = w->nnz / (TILES_COST * w->k + 1) / least * least;
         cheap = cheap < least ? least : cheap > most ? most : cheap;

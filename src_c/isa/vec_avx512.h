@@ -199,6 +199,43 @@ FC_INLINE vec_f64 v_of4_f64(quad_f64 q, codes_f64 c) { return _mm512_permutexvar
 
 /* Blocks of 16 by 16 and 8 by 8: every row gives one whole line, so rows whose addresses fall into one L1 set (a
  * stride of 4096 bytes) are read once all the same. First 4 by 4 (2 by 2) inside the lanes of 128 bits, then the lanes. */
+#define FC_HAS_TURN 1
+enum { TURN_f32 = 8, TURN_f64 = 4 };
+/* Half a vector of each of two rows. */
+FC_INLINE __m512d both_f64(const char *low, const char *high) {
+    return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd((const double *)low)), _mm256_loadu_pd((const double *)high), 1);
+}
+FC_INLINE void v_turn_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
+    __m512d u[2][4]; /* u[g][c], lanes: rows 8g to 8g+3 of columns c and 4+c, then rows 8g+4 to 8g+7 */
+#pragma GCC unroll 2
+    for (int g = 0; g < 2; g++) {
+        __m512 r[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) r[i] = _mm512_castpd_ps(both_f64(src + (8 * g + i) * row, src + (8 * g + 4 + i) * row));
+        const __m512d s0 = _mm512_castps_pd(_mm512_unpacklo_ps(r[0], r[1])), s1 = _mm512_castps_pd(_mm512_unpacklo_ps(r[2], r[3]));
+        const __m512d s2 = _mm512_castps_pd(_mm512_unpackhi_ps(r[0], r[1])), s3 = _mm512_castps_pd(_mm512_unpackhi_ps(r[2], r[3]));
+        u[g][0] = _mm512_unpacklo_pd(s0, s1);
+        u[g][1] = _mm512_unpackhi_pd(s0, s1);
+        u[g][2] = _mm512_unpacklo_pd(s2, s3);
+        u[g][3] = _mm512_unpackhi_pd(s2, s3);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; c++) {
+        t[c] = _mm512_castpd_ps(_mm512_shuffle_f64x2(u[0][c], u[1][c], 0x88));
+        t[4 + c] = _mm512_castpd_ps(_mm512_shuffle_f64x2(u[0][c], u[1][c], 0xdd));
+    }
+}
+FC_INLINE void v_turn_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
+    __m512d r[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) r[i] = both_f64(src + (i + i / 2 * 2) * row, src + (i + i / 2 * 2 + 2) * row);
+    const __m512d s0 = _mm512_unpacklo_pd(r[0], r[1]), s1 = _mm512_unpackhi_pd(r[0], r[1]);
+    const __m512d s2 = _mm512_unpacklo_pd(r[2], r[3]), s3 = _mm512_unpackhi_pd(r[2], r[3]);
+    t[0] = _mm512_shuffle_f64x2(s0, s2, 0x88);
+    t[1] = _mm512_shuffle_f64x2(s1, s3, 0x88);
+    t[2] = _mm512_shuffle_f64x2(s0, s2, 0xdd);
+    t[3] = _mm512_shuffle_f64x2(s1, s3, 0xdd);
+}
 enum { TRANSPOSE_f32 = 16, TRANSPOSE_f64 = 8 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
     __m512 u[4][4]; /* u[g][c], lane q: rows 4g to 4g+3 of column 4q+c */

@@ -27,6 +27,7 @@
  *   v_widen(p)                VL_f64 elements of the dtype as a vector of float64
  *   v_transpose(src, row, t)  lane j of t[i] = element i of row j of src: VL rows, `row` bytes apart, TRANSPOSE elements
  *                             of each
+ *   v_turn(src, row, t)       likewise, TURN elements of each: half as many, where vectors have 64 bytes
  *   quad, v_quad(p)           4 elements, from any address
  *   codes, v_codes(p)         lanes of unsigned integers, from VL uint32_t; >> works on them
  *   v_of4(q, c)               of each lane of c the lowest 2 bits, and the element of the quad that they number
@@ -70,6 +71,13 @@
 #define v_sqrt FC_TYPED(v_sqrt_)
 #define v_widen FC_TYPED(v_widen_)
 #define v_transpose FC_TYPED(v_transpose_)
+#if FC_HAS_TURN
+#define TURN FC_TYPED(TURN_)
+#define v_turn FC_TYPED(v_turn_)
+#else /* such are a target's vectors that v_transpose does the same */
+#define TURN TRANSPOSE
+#define v_turn v_transpose
+#endif
 #define quad FC_TYPED(quad_)
 #define codes FC_TYPED(codes_)
 #define v_quad FC_TYPED(v_quad_)
@@ -77,6 +85,9 @@
 #define v_of4 FC_TYPED(v_of4_)
 
 #define SUBS (16 / VL)
+#ifndef FC_HAS_TURN
+#define FC_HAS_TURN 0
+#endif
 #ifndef FC_HAS_GATHERS
 #define FC_HAS_GATHERS 0
 #endif
