@@ -2,6 +2,7 @@
 
 Each function goes back through the assembler, which is told what its source file may use and refuses the rest: the
 drivers and the portable kernels x86-64 and no more, the kernels of AVX2 and AVX-512 what dispatch.c asks the CPU for.
+Tables of bytes (kernels/tables.inc) are for CPUs that have VBMI too, which it asks for on its own.
 """
 
 import os
@@ -76,7 +77,10 @@ def refused(library):
     """[(source file, function, instruction)] that are above the level of their source file."""
     by_level = defaultdict(list)
     for source, function, text in instructions(library):
-        by_level[LEVELS.get(source, PORTABLE)].append((source, function, as_source(text)))
+        level = LEVELS.get(source, PORTABLE)
+        if source == "avx512.c" and re.match(r"tables_1_\d_f32\b", function):
+            level += "+avx512_vbmi"
+        by_level[level].append((source, function, as_source(text)))
     out = []
     for level, found in by_level.items():
         program = "".join(f"{text}\n" for *_, text in found)

@@ -61,42 +61,111 @@ FC_INLINE void turn4_f32(__m512 low, __m512 high, vec_f32 *t) {
     }
 }
 FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { turn4_f32(_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16), t); }
-/* A permute looks up 32 halves of elements in a pair of vectors, twice as many as it would elements: lower halves stand in
- * the first 2 * pairs vectors, upper ones in the others. */
+/* Tables: an element's halves stand in two planes of 32 to a vector, or its bytes in four of 64, where the CPU has permutes of
+ * bytes (VBMI, which is not part of this target). The vectors of a plane stand side by side. */
 #define FC_HAS_TABLES_f32 1
-FC_INLINE void v_table_f32(const float *p, const int pairs, vec_f32 *table) {
+FC_INLINE __m512i plane_of_halves(const float *p, int upper) {
     const __m512i even = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32, 30, 28, 26, 24, 22, 20,
                                           18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_epi16(_mm512_loadu_si512(p), _mm512_add_epi16(even, _mm512_set1_epi16((short)upper)),
+                                     _mm512_loadu_si512(p + 16));
+}
+/* Elements 4 * j + i of four each: i and j change places. */
+FC_INLINE __m512i across_i32(__m512i v) {
+    return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
+}
+/* Bytes likewise, in each 16. */
+FC_INLINE __m512i across_i8(__m512i v) {
+    return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+}
+/* The four planes of 64 elements. */
+FC_INLINE void planes_of_bytes(const float *p, __m512i *plane) {
+    __m512i v[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) v[i] = across_i32(across_i8(_mm512_loadu_si512(p + 16 * i))); /* lane j: bytes j */
+    const __m512i low0 = _mm512_shuffle_i32x4(v[0], v[1], 0x44), low2 = _mm512_shuffle_i32x4(v[2], v[3], 0x44);
+    const __m512i high0 = _mm512_shuffle_i32x4(v[0], v[1], 0xee), high2 = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
+    plane[0] = _mm512_shuffle_i32x4(low0, low2, 0x88);
+    plane[1] = _mm512_shuffle_i32x4(low0, low2, 0xdd);
+    plane[2] = _mm512_shuffle_i32x4(high0, high2, 0x88);
+    plane[3] = _mm512_shuffle_i32x4(high0, high2, 0xdd);
+}
+FC_INLINE void v_table_f32(const float *p, const int blocks, const int bytes, vec_f32 *table) {
+    const int of_a_plane = bytes ? (blocks + 1) / 2 * 2 : 2 * blocks;
 #pragma GCC unroll 8
-    for (int i = 0; i < 2 * pairs; i++) {
-        const __m512i a = _mm512_loadu_si512(p + 32 * i), b = _mm512_loadu_si512(p + 32 * i + 16);
-        table[i] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(a, even, b));
-        table[2 * pairs + i] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(a, _mm512_add_epi16(even, _mm512_set1_epi16(1)), b));
+    for (int i = 0; i < of_a_plane; i++) {
+        if (bytes) {
+            __m512i plane[4];
+            planes_of_bytes(p + 64 * (i < blocks ? i : blocks - 1), plane);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) table[j * of_a_plane + i] = _mm512_castsi512_ps(plane[j]);
+        } else {
+#pragma GCC unroll 2
+            for (int j = 0; j < 2; j++) table[j * of_a_plane + i] = _mm512_castsi512_ps(plane_of_halves(p + 32 * i, j));
+        }
     }
 }
-/* 32 halves; the places' upper bits choose the pair. */
-FC_INLINE __m512i looked_f32(const vec_f32 *table, const int pairs, __m512i at, __mmask32 odd, __mmask32 upper) {
+FC_INLINE __m512i look_bytes(const vec_f32 *pair, __m512i at) {
+    __asm__("vpermi2b %2, %1, %0" : "+v"(at) : "v"(pair[0]), "v"(pair[1]));
+    return at;
+}
+/* One plane's 64 bytes, or 32 halves; the places' upper bits choose the pair of vectors. */
+FC_INLINE __m512i plane_bytes(const vec_f32 *plane, const int blocks, __m512i at, __mmask64 upper) {
+    const __m512i first = look_bytes(plane, at);
+    return blocks <= 2 ? first : _mm512_mask_mov_epi8(first, upper, look_bytes(plane + 2, at));
+}
+FC_INLINE __m512i plane_halves(const vec_f32 *plane, const int blocks, __m512i at, __mmask32 odd, __mmask32 upper) {
     __m512i part[4];
 #pragma GCC unroll 4
-    for (int p = 0; p < pairs; p++)
-        part[p] = _mm512_permutex2var_epi16(_mm512_castps_si512(table[2 * p]), at, _mm512_castps_si512(table[2 * p + 1]));
+    for (int p = 0; p < blocks; p++)
+        part[p] = _mm512_permutex2var_epi16(_mm512_castps_si512(plane[2 * p]), at, _mm512_castps_si512(plane[2 * p + 1]));
     const __m512i first = _mm512_mask_mov_epi16(part[0], odd, part[1]);
-    if (pairs == 2) return first;
-    return _mm512_mask_mov_epi16(first, upper, pairs == 3 ? part[2] : _mm512_mask_mov_epi16(part[2], odd, part[3]));
+    if (blocks == 2) return first;
+    return _mm512_mask_mov_epi16(first, upper, blocks == 3 ? part[2] : _mm512_mask_mov_epi16(part[2], odd, part[3]));
 }
-FC_INLINE void v_look4_f32(const vec_f32 *table, const int pairs, const void *i, vec_f32 *t) {
-    /* Places are put in order of t, whose elements the two halves then make by fours. */
-    const __m512i order = _mm512_set_epi16(31, 27, 23, 19, 29, 25, 21, 17, 15, 11, 7, 3, 13, 9, 5, 1, 30, 26, 22, 18, 28, 24, 20, 16,
-                                           14, 10, 6, 2, 12, 8, 4, 0);
-    const __m512i at = _mm512_permutexvar_epi16(order, _mm512_cvtepu8_epi16(_mm256_loadu_si256(i)));
-    const __mmask32 odd = _mm512_test_epi16_mask(at, _mm512_set1_epi16(64));
-    const __mmask32 upper = pairs > 2 ? _mm512_test_epi16_mask(at, _mm512_set1_epi16(128)) : 0;
-    const __m512i low = looked_f32(table, pairs, at, odd, upper), high = looked_f32(table + 2 * pairs, pairs, at, odd, upper);
-    t[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(low, high));
-    t[1] = low_f32(_mm512_extractf32x8_ps(t[0], 1));
-    t[2] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(low, high));
-    t[3] = low_f32(_mm512_extractf32x8_ps(t[2], 1));
+FC_INLINE void v_look4_f32(const vec_f32 *table, const int blocks, const int bytes, __m512i at, vec_f32 *t) {
+    if (bytes) {
+        const int of_a_plane = (blocks + 1) / 2 * 2;
+        const __mmask64 upper = blocks > 2 ? _mm512_movepi8_mask(at) : 0;
+        __m512i b[4];
+#pragma GCC unroll 4
+        for (int p = 0; p < 4; p++) b[p] = plane_bytes(table + p * of_a_plane, blocks, at, upper);
+        const __m512i low0 = _mm512_unpacklo_epi8(b[0], b[1]), high0 = _mm512_unpacklo_epi8(b[2], b[3]);
+        const __m512i low2 = _mm512_unpackhi_epi8(b[0], b[1]), high2 = _mm512_unpackhi_epi8(b[2], b[3]);
+        t[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(low0, high0));
+        t[1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(low0, high0));
+        t[2] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(low2, high2));
+        t[3] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(low2, high2));
+        return;
+    }
+    const __m512i none = _mm512_setzero_si512();
+#pragma GCC unroll 2
+    for (int s = 0; s < 4; s += 2) {
+        const __m512i half = s ? _mm512_unpackhi_epi8(at, none) : _mm512_unpacklo_epi8(at, none);
+        const __mmask32 odd = _mm512_test_epi16_mask(half, _mm512_set1_epi16(64));
+        const __mmask32 upper = blocks > 2 ? _mm512_test_epi16_mask(half, _mm512_set1_epi16(128)) : 0;
+        const __m512i low = plane_halves(table, blocks, half, odd, upper);
+        const __m512i high = plane_halves(table + 2 * blocks, blocks, half, odd, upper);
+        t[s] = _mm512_castsi512_ps(_mm512_unpacklo_epi16(low, high));
+        t[s + 1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(low, high));
+    }
 }
+/* 16 rows in the order of unpacking: lane 4 * i + j is row 4 * j + i. */
+FC_INLINE __m512i v_places4_f32(const void *p) { return across_i8(across_i32(_mm512_loadu_si512(p))); }
+FC_INLINE __m512i v_places1_f32(const void *p, uint32_t steps) {
+    return across_i32(across_i8(_mm512_maskz_loadu_epi8(((__mmask64)1 << 16 * steps) - 1, p)));
+}
+FC_INLINE void v_sixteen4_f32(const float *p, vec_f32 *t) {
+    const __m512 r0 = _mm512_loadu_ps(p), r1 = _mm512_loadu_ps(p + 16), r2 = _mm512_loadu_ps(p + 32), r3 = _mm512_loadu_ps(p + 48);
+    const __m512d s0 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), s1 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+    const __m512d s2 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1)), s3 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+    t[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(s0, s1));
+    t[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(s0, s1));
+    t[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(s2, s3));
+    t[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(s2, s3));
+}
+/* From one order to the other. */
+FC_INLINE vec_f32 v_across_f32(vec_f32 v) { return _mm512_castsi512_ps(across_i32(_mm512_castps_si512(v))); }
 FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) {
     const __m512d r0 = _mm512_loadu_pd(p), r1 = _mm512_loadu_pd(p + 8), r2 = _mm512_loadu_pd(p + 16), r3 = _mm512_loadu_pd(p + 24);
     const __m512i from = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);

@@ -7,8 +7,13 @@
  *   PICK                      the lanes of the next three: VL, but 8 at most
  *   v_pick(p, i, bytes)       p[i[0]], p[i[1]], ..., i being steps (indices.h): loads one by one, which beats most CPUs' gathers
  *   v_pick4(p, i, bytes, t)   lane j of t[s] = p[i[4 * j + s]], s from 0 to 3: likewise, but by gathers if FC_HAS_GATHERS is 1
- *   v_table(p, pairs, x)      p[0] to p[64 * pairs - 1] in 4 * pairs vectors; if FC_HAS_TABLES is 1, like
- *   v_look4(x, pairs, i, t)   lane j of t[s] = p[i[4 * j + s]] out of these vectors; i are bytes
+ *   if FC_HAS_TABLES is 1:
+ *   v_table(p, blocks, bytes, x)  p[0] to p[64 * blocks - 1] in vectors, for permutes of bytes or of halves; 2, 3 or 4 blocks
+ *   v_look4(x, blocks, bytes, i, t)  lane j of t[s] = the element of the table that step s of row j names, i being
+ *   v_places4(p)              4 steps of 16 rows, row after row, of a byte each
+ *   v_places1(p, n)           n steps, one step's rows after the other's; n is 3 at most
+ *   v_sixteen4(p, t)          lane j of t[s] = p[4 * j + s]. In these three lanes have an order of their own:
+ *   v_across(v)               lanes from that order to rows', and back
  *   v_rows4(p, t)             lane j of t[s] = p[4 * j + s]
  *   v_each4(p, t)             all lanes of t[s] = p[s], s from 0 to 3
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
@@ -104,6 +109,10 @@
 #define FC_HAS_TABLES FC_TYPED(FC_HAS_TABLES_)
 #define v_table FC_TYPED(v_table_)
 #define v_look4 FC_TYPED(v_look4_)
+#define v_places4 FC_TYPED(v_places4_)
+#define v_places1 FC_TYPED(v_places1_)
+#define v_sixteen4 FC_TYPED(v_sixteen4_)
+#define v_across FC_TYPED(v_across_)
 
 /* Makes the compiler take an address as given: left to itself it keeps one for each row of a block, on the stack. */
 #define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))

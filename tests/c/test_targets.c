@@ -164,11 +164,14 @@ static void sparse(fc_dtype dtype, record *r) {
 }
 
 /* Packed sparse weights, of which every second to every hundredth place is stored, and batches of all widths; of each two
- * weights one meets single rows by gathers, if the target has them. */
+ * weights one meets single rows by gathers, and of two products one by tables of bytes, if the target has them. */
 static void packed_sparse(fc_dtype dtype, record *r) {
     enum { M = 200, N = 90, K = 410 };
     static const int batches[] = {1, 2, 5, 8, 9, 16, 31, 64, 70, M};
-    for (int every = 2; every <= 128; every *= 4) {
+    static const int everies[] = {2, 5, 8, 32, 128};
+    const int byte_tables = fc_byte_tables;
+    for (size_t which = 0; which < sizeof everies / sizeof *everies; which++) {
+        const int every = everies[which];
         uint64_t seed = (uint64_t)every;
         fc_fast_gathers = !fc_fast_gathers;
         int32_t indptr[N + 1] = {0}, *indices = malloc((size_t)N * K * sizeof *indices);
@@ -190,6 +193,12 @@ static void packed_sparse(fc_dtype dtype, record *r) {
             const fc_epilogue e = {.bias = bias.data, .y = y.data, .y_row = N * size};
             failures += fc_linear_forward_sparse(dtype, &xm, w, &e, 1) != FC_OK;
             keep(r, y);
+            if (m == 1) {
+                fc_byte_tables = 0;
+                failures += fc_linear_forward_sparse(dtype, &xm, w, &e, 1) != FC_OK;
+                keep(r, y);
+                fc_byte_tables = byte_tables;
+            }
             const fc_upstream up = {.grad_y = &gm};
             const fc_gradients out = {.gx = &gxm, .values = gv.data};
             failures += fc_linear_backward_sparse(dtype, &up, &xm, w, across, &out, 1) != FC_OK;
@@ -387,7 +396,7 @@ static const struct {
 } parts[] = {
     {"dense", dense, {0xe3518f8edc03d8acu, 0xcdd3c4d4a6b93087u}},
     {"sparse", sparse, {0x5694258253c2df89u, 0xc60e31eb7233fc45u}},
-    {"packed sparse", packed_sparse, {0xdd8e4c58688cb877u, 0xc5917b68818ebc31u}},
+    {"packed sparse", packed_sparse, {0x12d5a5edb1267c9eu, 0x3d63440b3e53cdaau}},
     {"blocks", blocks, {0xcec9e6b945e14ebau, 0x40a24f007c2537a6u}},
     {"feedforward", feedforward, {0x9d27e90536286e31u, 0x25b0d3f90c5a0398u}},
     {"elementwise", elementwise, {0x22e48d4963b9ec89u, 0xf1c40e89636adfe8u}},
