@@ -135,7 +135,7 @@ typedef struct fc_sddmm_job {
 } fc_sddmm_job;
 
 /* A packed sparse weight is cut into segments, a block of up to FC_SPARSE_ROWS rows by a tile of k. Rows of a segment with about
- * as many entries stand together in groups of 16, 8, 4, 2 or 1: at each of `count` steps, one entry of each row. Where a row has
+ * as many entries stand together in groups of 8, 4, 2 or 1: at each of `count` steps, one entry of each row. Where a row has
  * fewer, -0 stands for a value, and its step is the tile's length, where the tile of x holds +0: fma(-0, +0, sum) is sum. All rows
  * of a block stand in its first segment, those without entries in groups of 0 steps. */
 enum { FC_SPARSE_ROWS = 1024 };
@@ -143,7 +143,7 @@ typedef struct fc_sparse_group {
     uint32_t at;              /* the first of its count * width places in values and steps */
     uint32_t count;
     uint16_t width;
-    uint16_t row[16];         /* in the block */
+    uint16_t row[8];          /* in the block */
 } fc_sparse_group;
 
 /* Steps go by fours, because one load brings four values or steps of a row: four of row 0, of row 1 and so on. What is left

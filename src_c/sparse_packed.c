@@ -148,7 +148,7 @@ static int most_first(const void *a, const void *b) {
 
 /* The widest group that the rows from `row` on can form with at most an eighth of it padding. */
 static int widest(const sorted_row *row, ptrdiff_t left) {
-    for (int width = 16; width > 1; width /= 2) {
+    for (int width = 8; width > 1; width /= 2) {
         if (width > left || (row[0].entries && !row[width - 1].entries)) continue;
         int64_t padding = 0;
         for (int j = 1; j < width; j++) padding += row[0].entries - row[j].entries;

@@ -150,13 +150,17 @@ FC_INLINE void v_look4_f32(const vec_f32 *table, const int blocks, const int byt
         t[s + 1] = _mm512_castsi512_ps(_mm512_unpackhi_epi16(low, high));
     }
 }
-/* 16 rows in the order of unpacking: lane 4 * i + j is row 4 * j + i. */
-FC_INLINE __m512i v_places4_f32(const void *p) { return across_i8(across_i32(_mm512_loadu_si512(p))); }
-FC_INLINE __m512i v_places1_f32(const void *p, uint32_t steps) {
-    return across_i32(across_i8(_mm512_maskz_loadu_epi8(((__mmask64)1 << 16 * steps) - 1, p)));
+/* 16 rows, 8 behind a and 8 behind b, in the order of unpacking: lane 4 * i + j is row 4 * j + i. */
+FC_INLINE __m512i v_places4_f32(const void *a, const void *b) {
+    return across_i8(across_i32(_mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(a)), _mm256_loadu_si256(b), 1)));
 }
-FC_INLINE void v_sixteen4_f32(const float *p, vec_f32 *t) {
-    const __m512 r0 = _mm512_loadu_ps(p), r1 = _mm512_loadu_ps(p + 16), r2 = _mm512_loadu_ps(p + 32), r3 = _mm512_loadu_ps(p + 48);
+FC_INLINE __m512i v_places1_f32(const void *a, uint32_t n, const void *b, uint32_t m) {
+    const __m256i of_a = _mm256_maskz_loadu_epi8((1u << 8 * n) - 1, a), of_b = _mm256_maskz_loadu_epi8((1u << 8 * m) - 1, b);
+    const __m512i rows = _mm512_setr_epi32(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15); /* of each step */
+    return across_i32(across_i8(_mm512_permutexvar_epi32(rows, _mm512_inserti64x4(_mm512_castsi256_si512(of_a), of_b, 1))));
+}
+FC_INLINE void v_both4_f32(const float *a, const float *b, vec_f32 *t) {
+    const __m512 r0 = _mm512_loadu_ps(a), r1 = _mm512_loadu_ps(a + 16), r2 = _mm512_loadu_ps(b), r3 = _mm512_loadu_ps(b + 16);
     const __m512d s0 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), s1 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
     const __m512d s2 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1)), s3 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
     t[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(s0, s1));
@@ -164,8 +168,16 @@ FC_INLINE void v_sixteen4_f32(const float *p, vec_f32 *t) {
     t[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(s2, s3));
     t[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(s2, s3));
 }
-/* From one order to the other. */
-FC_INLINE vec_f32 v_across_f32(vec_f32 v) { return _mm512_castsi512_ps(across_i32(_mm512_castps_si512(v))); }
+FC_INLINE vec_f32 across_f32(vec_f32 v) { return _mm512_castsi512_ps(across_i32(_mm512_castps_si512(v))); }
+/* Only what is there is read. */
+FC_INLINE vec_f32 v_both1_f32(const float *a, int of_a, const float *b, int of_b) {
+    const __m256 low = _mm256_maskz_loadu_ps((__mmask8)-of_a, a), high = _mm256_maskz_loadu_ps((__mmask8)-of_b, b);
+    return across_f32(_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1));
+}
+FC_INLINE vec_f32 v_fma_both_f32(vec_f32 x, vec_f32 y, vec_f32 z, int of_a, int of_b) {
+    return _mm512_mask3_fmadd_ps(x, y, z, (__mmask16)((-of_a & 0x3333) | (-of_b & 0xcccc)));
+}
+FC_INLINE vec_f32 v_in_order_f32(vec_f32 v) { return across_f32(v); }
 FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) {
     const __m512d r0 = _mm512_loadu_pd(p), r1 = _mm512_loadu_pd(p + 8), r2 = _mm512_loadu_pd(p + 16), r3 = _mm512_loadu_pd(p + 24);
     const __m512i from = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);

@@ -10,10 +10,12 @@
  *   if FC_HAS_TABLES is 1:
  *   v_table(p, blocks, bytes, x)  p[0] to p[64 * blocks - 1] in vectors, for permutes of bytes or of halves; 2, 3 or 4 blocks
  *   v_look4(x, blocks, bytes, i, t)  lane j of t[s] = the element of the table that step s of row j names, i being
- *   v_places4(p)              4 steps of 16 rows, row after row, of a byte each
- *   v_places1(p, n)           n steps, one step's rows after the other's; n is 3 at most
- *   v_sixteen4(p, t)          lane j of t[s] = p[4 * j + s]. In these three lanes have an order of their own:
- *   v_across(v)               lanes from that order to rows', and back
+ *   v_places4(a, b)           4 steps, a byte each, of 8 rows behind a and 8 behind b, row after row
+ *   v_places1(a, n, b, m)     n and m steps, one step's rows after the other's; n and m are 3 at most
+ *   v_both4(a, b, t)          lane j of t[s] = element 4 * j + s of 8 rows behind a and 8 behind b
+ *   v_both1(a, n, b, m)       lane j = element j, likewise; of a only if n, of b only if m. In all of these lanes have an order
+ *   v_fma_both(x, y, z, n, m) of their own. v_fma of a's rows only if n, of b's only if m; else z
+ *   v_in_order(v)             a's rows, then b's
  *   v_rows4(p, t)             lane j of t[s] = p[4 * j + s]
  *   v_each4(p, t)             all lanes of t[s] = p[s], s from 0 to 3
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
@@ -111,8 +113,10 @@
 #define v_look4 FC_TYPED(v_look4_)
 #define v_places4 FC_TYPED(v_places4_)
 #define v_places1 FC_TYPED(v_places1_)
-#define v_sixteen4 FC_TYPED(v_sixteen4_)
-#define v_across FC_TYPED(v_across_)
+#define v_both4 FC_TYPED(v_both4_)
+#define v_both1 FC_TYPED(v_both1_)
+#define v_fma_both FC_TYPED(v_fma_both_)
+#define v_in_order FC_TYPED(v_in_order_)
 
 /* Makes the compiler take an address as given: left to itself it keeps one for each row of a block, on the stack. */
 #define FC_OPAQUE(pointer) __asm__("" : "+r"(pointer))
