@@ -194,8 +194,9 @@ fc_status fc_linear_forward_packed(fc_dtype dtype, const fc_matrix *x, const fc_
                                    const fc_epilogue *epilogue, int threads);
 fc_status fc_linear_forward_csr(fc_dtype dtype, const fc_matrix *x, const fc_csr *w, const fc_epilogue *epilogue,
                                 int threads);
-/* Workspace: for each thread a tile of x and 16 rows, or tiles in a quarter of L2, and the sums of as many outputs as half of L2
- * holds, each up to 256 bytes wide, or of some more (up to 1024), so that whole blocks of the weight make them. */
+/* Workspace: for each thread a tile of x and 16 rows, or tiles in a quarter of L2, and the sums of a range of outputs, each up to
+ * 256 bytes wide: ranges take half of L2, or up to 1024 outputs, where all rows of the weight have about as many entries; else one
+ * may have more outputs, because ranges have about as many entries and rows together. */
 fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
                                    int threads);
 /* Workspace: a copy of x as above; likewise of an x of at most 32 MiB whose rows, more than 8, are multiples of 4096 bytes apart. */

@@ -14,7 +14,8 @@ typedef struct plan {
     ptrdiff_t at_once;            /* of these, so many are packed, or go on from totals, together */
     ptrdiff_t strips, splits;     /* units = strips of `cols` columns x splits of the rows */
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
-    int stream;                   /* steps of b to fetch ahead where it is walked once */
+    int stream;                   /* steps of b to fetch ahead where it is walked once, */
+    int far;                      /* and into L2 */
     int halves;                   /* L2 is busy with what comes from memory: ask it for less */
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int rows_first;               /* b's strip stays in L2 while rows of a pass by, and y is written along its rows */
@@ -45,6 +46,7 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
         job.ahead = p->ahead;
         job.halves = p->halves;
         job.stream = p->ahead ? 0 : p->stream;
+        job.far = p->far;
     } else if (p->direct && n % kernels->lanes[g->dtype] == 0) {
         job.b = (const char *)g->b + col * g->b_j + k * g->b_k;
         job.b_step = job.b_tail = g->b_k / size;
@@ -178,8 +180,10 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.few = !g->panels && !p.direct && g->b_k == size && g->m <= FC_FEW;
     p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
     const double weight = (double)g->n * (double)g->k * (double)size;
-    /* A panel is walked once, by one tile or one in each strip, and read where it stands. (`scalar` has lower tiles.) */
-    const int once = g->m <= FC_FEW && (g->panels || (p.direct && g->n % kernels->lanes[g->dtype] == 0));
+    /* A panel is walked once, by one tile or one in each strip, and read where it stands. (`scalar` has lower tiles.) So are wide
+     * ones from memory by more rows, in strips of half of them. */
+    const int afar = g->panels && !kernels->narrow && weight > (double)fc_l3_bytes() && g->m > FC_FEW && g->m < tile;
+    const int once = afar || (g->m <= FC_FEW && (g->panels || (p.direct && g->n % kernels->lanes[g->dtype] == 0)));
     /* Otherwise b is packed; where a panel's row is one line, several panels at a time, and before it is used. */
     const int packs = !g->panels && !once && !p.few;
     const ptrdiff_t together = packs && kernels->narrow ? 2 * p.cols : panel;
@@ -187,15 +191,18 @@ fc_status fc_gemm_run(const fc_gemm *g) {
 
     /* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows
      * are apart something between, because they crowd into few sets. From memory the hardware's own streams bring most, and
-     * fetching far ahead gets in their way; and so it does from L3 where a step is several lines. With many rows there is time
-     * to bring the next chunk into L2 while this one is worked on. */
+     * fetching far ahead gets in their way; and so it does from L3 where a step is several lines. But with more rows they
+     * are too slow, because the processor does not see the next lines early enough: then all are fetched, in two stages. With
+     * many rows there is time to bring the next chunk into L2 while this one is worked on. */
     if (!g->panels) p.stream = 32;
+    else if (afar) p.stream = 24;
     else if (!kernels->narrow) p.stream = weight > (double)fc_l2_bytes() ? 0 : 16;
     else if (weight > (double)fc_l3_bytes()) p.stream = g->m <= 2 ? 4 : 16;
     else p.stream = weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
+    p.far = afar ? 96 : 0;
     p.ahead = g->panels && !once;
     const int from_memory = 3 * weight > (double)fc_l3_bytes(); /* or more than what others leave of L3 */
-    p.halves = p.ahead && from_memory;
+    p.halves = (p.ahead || afar) && from_memory;
 
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing

@@ -35,6 +35,7 @@ typedef struct fc_gemm_job {
     int rows_first;           /* each row tile meets all panels before the next; else each panel all row tiles */
     int fetch_a;              /* a's rows come from farther than L2: fetch the heads of the next tile's */
     int stream;               /* b comes from farther than L2: the steps of it to fetch ahead, into L1; 0: it is in L2 */
+    int far;                  /* and before that into L2; 0: nothing */
     int fetch_y;              /* the rows of y come from memory: fetch them while the sum runs */
     void *copy;               /* NULL, or (n <= panel) where the first of several row tiles leaves b, packed, for the others */
     const void *next;         /* NULL, or with copy where the next call's rows of b begin: fetched into L2 meanwhile */
@@ -78,7 +79,6 @@ typedef struct fc_finish_job {
     int turned;
     const fc_epilogue *epilogue;
     ptrdiff_t row, col, m, n;
-    int near;                 /* all of y stays in L2 */
 } fc_finish_job;
 
 /* Entries from the one that is multiplied to the one whose row of dense is fetched: half as many where that is more than four

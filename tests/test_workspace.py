@@ -105,8 +105,10 @@ def calls(m, n, k, dtype, threads, spread):
     )
     sparse = fastfc.pack(csr)
     tile = int(re.search(r"tiles of (\d+)", sparse.explain())[1])
-    own = max(256 * (tile + 16), 1 << 19) + (3 << 18)
+    own = max(256 * (tile + 16), 1 << 19) + (5 << 18)  # sums: half of at most 2 MiB of L2, and a block of 1024 outputs
     yield "linear, packed sparse", lambda: fastfc.linear(x, sparse, bias), threads * own
+    narrow, many = whole(m, 24), fastfc.pack(whole(9000, 24), format="tiled")
+    yield "linear, packed sparse, many outputs", lambda: fastfc.linear(narrow, many), threads * own
     blocks = fastfc.pack(whole(n, k), format="16x1")
     yield "linear, packed sparse, in blocks", lambda: fastfc.linear(x, blocks, bias), sizes.copy(m, k) if spread else 0
     # A CSR x of n rows: the dense weight is (m, k).

@@ -278,8 +278,6 @@ FC_INLINE codes_f64 v_codes_f64(const uint32_t *p) { return (codes_f64)_mm512_cv
 FC_INLINE vec_f32 v_of4_f32(quad_f32 q, codes_f32 c) { return _mm512_permutevar_ps(q, (__m512i)c); }
 FC_INLINE vec_f64 v_of4_f64(quad_f64 q, codes_f64 c) { return _mm512_permutexvar_pd((__m512i)c, q); }
 
-/* Blocks of 16 by 16 and 8 by 8: every row gives one whole line, so rows whose addresses fall into one L1 set (a
- * stride of 4096 bytes) are read once all the same. First 4 by 4 (2 by 2) inside the lanes of 128 bits, then the lanes. */
 #define FC_HAS_TURN 1
 enum { TURN_f32 = 8, TURN_f64 = 4 };
 /* Half a vector of each of two rows. */
@@ -317,6 +315,8 @@ FC_INLINE void v_turn_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
     t[2] = _mm512_shuffle_f64x2(s0, s2, 0xdd);
     t[3] = _mm512_shuffle_f64x2(s1, s3, 0xdd);
 }
+/* Blocks of 16 by 16 and 8 by 8: every row gives one whole line, so rows whose addresses fall into one L1 set (a
+ * stride of 4096 bytes) are read once all the same. First 4 by 4 (2 by 2) inside the lanes of 128 bits, then the lanes. */
 enum { TRANSPOSE_f32 = 16, TRANSPOSE_f64 = 8 };
 FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
     __m512 u[4][4]; /* u[g][c], lane q: rows 4g to 4g+3 of column 4q+c */

@@ -7,15 +7,6 @@
  *   PICK                      the lanes of the next three: VL, but 8 at most
  *   v_pick(p, i, bytes)       p[i[0]], p[i[1]], ..., i being steps (indices.h): loads one by one, which beats most CPUs' gathers
  *   v_pick4(p, i, bytes, t)   lane j of t[s] = p[i[4 * j + s]], s from 0 to 3: likewise, but by gathers if FC_HAS_GATHERS is 1
- *   if FC_HAS_TABLES is 1:
- *   v_table(p, blocks, bytes, x)  p[0] to p[64 * blocks - 1] in vectors, for permutes of bytes or of halves; 2, 3 or 4 blocks
- *   v_look4(x, blocks, bytes, i, t)  lane j of t[s] = the element of the table that step s of row j names, i being
- *   v_places4(a, b)           4 steps, a byte each, of 8 rows behind a and 8 behind b, row after row
- *   v_places1(a, n, b, m)     n and m steps, one step's rows after the other's; n and m are 3 at most
- *   v_both4(a, b, t)          lane j of t[s] = element 4 * j + s of 8 rows behind a and 8 behind b
- *   v_both1(a, n, b, m)       lane j = element j, likewise; of a only if n, of b only if m. In all of these lanes have an order
- *   v_fma_both(x, y, z, n, m) of their own. v_fma of a's rows only if n, of b's only if m; else z
- *   v_in_order(v)             a's rows, then b's
  *   v_rows4(p, t)             lane j of t[s] = p[4 * j + s]
  *   v_each4(p, t)             all lanes of t[s] = p[s], s from 0 to 3
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
@@ -44,6 +35,15 @@
  *   ROWS_1 .. ROWS_4          the most rows of a register tile that is 1 to 4 vectors wide
  *   PANEL_VECS                vectors in a panel, 2 or 4: as wide as the tile that many rows run in, because then a panel is
  *                             one contiguous stream. Where it is 2, tiles 4 wide run over two panels side by side
+ *   If FC_HAS_TABLES is 1, of groups a and b of 8 rows each, whose 16 lanes stand in an order of their own until v_in_order:
+ *   v_table(p, blocks, bytes, x)  p[0] to p[64 * blocks - 1] in vectors, for permutes of bytes or of halves; 2, 3 or 4 blocks
+ *   v_look4(x, blocks, bytes, i, t)  lane of a row of t[s] = the element of the table that its step s names, i being
+ *   v_places4(a, b)           4 steps, a byte each, row after row, behind a and b
+ *   v_places1(a, n, b, m)     n and m steps, one step's rows after the other's; n and m are 3 at most
+ *   v_both4(a, b, t)          lane of a row of t[s] = its element s, 4 elements a row
+ *   v_both1(a, n, b, m)       its element, one a row; of a only if n, of b only if m
+ *   v_fma_both(x, y, z, n, m) v_fma of a's rows only if n, of b's only if m; else z
+ *   v_in_order(v)             a's rows, then b's
  */
 #define FC_PASTE2(a, b) a##b
 #define FC_PASTE(a, b) FC_PASTE2(a, b)
