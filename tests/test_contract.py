@@ -69,8 +69,8 @@ def test_every_tile_follows_the_canonical_order(fma_isa, dtype, rng, canonical, 
 
 
 def test_large_products_follow_the_canonical_order(fma_isa, dtype, rng, canonical):
-    """Several blocks of rows, several chunks of k, and weights larger than their share of L3 or all of it, which come in
-    other chunks and strips, or panel by panel (of an L3 of 32 MiB; where it is larger, they are two more of the others)."""
+    """Several blocks of rows, several chunks of k, and weights larger than their share of L3 or all of it, which come
+    in other chunks and strips, or panel by panel (of an L3 of 32 MiB; where it is larger, more of the same)."""
     far = gaussian(rng, (6509 if dtype == np.float32 else 3257, 1290), dtype)
     many = gaussian(rng, (90, 1180), dtype)
     for weight, batches in ((far, (25, 13, 12, 11, 7, 6, 1)), (far[: len(far) * 2 // 5], (11, 7)), (many, (1000, 385))):
