@@ -154,8 +154,8 @@ static inline size_t fc_sparse_place(const fc_sparse_group *g, uint32_t step, in
                                  : (size_t)(step * g->width + (uint32_t)row));
 }
 
-/* tiled: sum[row, :] = sum[row, :] (+0 with `first`) + (sum over the row's entries in the segment, in order of k, of value * x[step, :], from +0).
- * Rows of x and of sum are vecs (0, 1, 2, 4, 8) vectors wide; with 0 vecs they are single elements. */
+/* tiled: sum[row, :] = sum[row, :] (+0 with `first`) + (sum over the row's entries in the segment, in order of k, of
+ * value * x[step, :], from +0). Rows of x and of sum are vecs (0, 1, 2, 4, 8) vectors wide; with 0 vecs they are single elements. */
 typedef struct fc_tiled_job {
     const fc_sparse_group *groups;
     ptrdiff_t count;
@@ -167,8 +167,8 @@ typedef struct fc_tiled_job {
     int vecs;
     int fetch;                /* the weight comes from afar */
     int gather;               /* gathers are faster than loads one by one */
-    int bytes;                /* the CPU looks up bytes in tables */
-    int first;                /* of its rows: nothing stands in sum yet */
+    int byte_tables;          /* the CPU looks up bytes in tables */
+    int first;                /* the first segment of its rows: nothing stands in sum yet */
     void *sum;                /* a row for each of the block */
 } fc_tiled_job;
 

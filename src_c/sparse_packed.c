@@ -418,7 +418,8 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
                 fc_tiled_job job = {
                     .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps,
                     .step_bytes = w->step_bytes, .values = w->values, .x = x + (t - group) * pitch, .tile = w->tile, .vecs = s.vecs,
-                    .fetch = fetch, .gather = fc_fast_gathers, .bytes = fc_byte_tables, .first = t == 0, .sum = sum + (w->block[b] - begin) * row,
+                    .fetch = fetch, .gather = fc_fast_gathers, .byte_tables = fc_byte_tables, .first = t == 0,
+                    .sum = sum + (w->block[b] - begin) * row,
                 };
                 p->kernels->tiled[dtype](&job);
             }
@@ -509,7 +510,8 @@ static void stored_unit(void *context, int thread, ptrdiff_t b) {
         for (ptrdiff_t t = 0; t < w->tiles; t++) {
             const ptrdiff_t begin = t * w->tile, end = begin + w->tile < w->k ? begin + w->tile : w->k;
             const ptrdiff_t *segment = w->segment + b * w->tiles + t;
-            if (segment[0] == segment[1]) continue;
+            /* The most entries come first: a first segment may have groups, and no entries. */
+            if (segment[0] == segment[1] || !w->groups[segment[0]].count) continue;
             take_columns(p, p->x, row, m, begin, end, x);
             fc_tiled_grad_job job = {
                 .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps, .step_bytes = w->step_bytes,

@@ -61,6 +61,24 @@ FC_INLINE void turn4_f32(__m512 low, __m512 high, vec_f32 *t) {
     }
 }
 FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { turn4_f32(_mm512_loadu_ps(p), _mm512_loadu_ps(p + 16), t); }
+/* Rows of 4 by 4 elements in each lane of 128 bits: t[i] has element i of each. */
+FC_INLINE void turn_in_lanes_f32(__m512 r0, __m512 r1, __m512 r2, __m512 r3, __m512 *t) {
+    const __m512d s0 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), s1 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+    const __m512d s2 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1)), s3 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+    t[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(s0, s1));
+    t[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(s0, s1));
+    t[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(s2, s3));
+    t[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(s2, s3));
+}
+/* Vectors of 4 lanes of 128 bits: t[i] has lane i of each. */
+FC_INLINE void turn_lanes_f64(__m512d a, __m512d b, __m512d c, __m512d d, __m512d *t) {
+    const __m512d low0 = _mm512_shuffle_f64x2(a, b, 0x44), low2 = _mm512_shuffle_f64x2(c, d, 0x44);
+    const __m512d high0 = _mm512_shuffle_f64x2(a, b, 0xee), high2 = _mm512_shuffle_f64x2(c, d, 0xee);
+    t[0] = _mm512_shuffle_f64x2(low0, low2, 0x88);
+    t[1] = _mm512_shuffle_f64x2(low0, low2, 0xdd);
+    t[2] = _mm512_shuffle_f64x2(high0, high2, 0x88);
+    t[3] = _mm512_shuffle_f64x2(high0, high2, 0xdd);
+}
 /* Tables: an element's halves stand in two planes of 32 to a vector, or its bytes in four of 64, where the CPU has permutes of
  * bytes (VBMI, which is not part of this target). The vectors of a plane stand side by side. */
 #define FC_HAS_TABLES_f32 1
@@ -79,26 +97,22 @@ FC_INLINE __m512i across_i8(__m512i v) {
     return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
 }
 /* The four planes of 64 elements. */
-FC_INLINE void planes_of_bytes(const float *p, __m512i *plane) {
-    __m512i v[4];
+FC_INLINE void planes_of_bytes(const float *p, __m512d *plane) {
+    __m512d v[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) v[i] = across_i32(across_i8(_mm512_loadu_si512(p + 16 * i))); /* lane j: bytes j */
-    const __m512i low0 = _mm512_shuffle_i32x4(v[0], v[1], 0x44), low2 = _mm512_shuffle_i32x4(v[2], v[3], 0x44);
-    const __m512i high0 = _mm512_shuffle_i32x4(v[0], v[1], 0xee), high2 = _mm512_shuffle_i32x4(v[2], v[3], 0xee);
-    plane[0] = _mm512_shuffle_i32x4(low0, low2, 0x88);
-    plane[1] = _mm512_shuffle_i32x4(low0, low2, 0xdd);
-    plane[2] = _mm512_shuffle_i32x4(high0, high2, 0x88);
-    plane[3] = _mm512_shuffle_i32x4(high0, high2, 0xdd);
+    for (int i = 0; i < 4; i++) /* lane j: bytes j */
+        v[i] = _mm512_castsi512_pd(across_i32(across_i8(_mm512_loadu_si512(p + 16 * i))));
+    turn_lanes_f64(v[0], v[1], v[2], v[3], plane);
 }
 FC_INLINE void v_table_f32(const float *p, const int blocks, const int bytes, vec_f32 *table) {
     const int of_a_plane = bytes ? (blocks + 1) / 2 * 2 : 2 * blocks;
 #pragma GCC unroll 8
     for (int i = 0; i < of_a_plane; i++) {
         if (bytes) {
-            __m512i plane[4];
+            __m512d plane[4];
             planes_of_bytes(p + 64 * (i < blocks ? i : blocks - 1), plane);
 #pragma GCC unroll 4
-            for (int j = 0; j < 4; j++) table[j * of_a_plane + i] = _mm512_castsi512_ps(plane[j]);
+            for (int j = 0; j < 4; j++) table[j * of_a_plane + i] = _mm512_castpd_ps(plane[j]);
         } else {
 #pragma GCC unroll 2
             for (int j = 0; j < 2; j++) table[j * of_a_plane + i] = _mm512_castsi512_ps(plane_of_halves(p + 32 * i, j));
@@ -160,13 +174,7 @@ FC_INLINE __m512i v_places1_f32(const void *a, uint32_t n, const void *b, uint32
     return across_i32(across_i8(_mm512_permutexvar_epi32(rows, _mm512_inserti64x4(_mm512_castsi256_si512(of_a), of_b, 1))));
 }
 FC_INLINE void v_both4_f32(const float *a, const float *b, vec_f32 *t) {
-    const __m512 r0 = _mm512_loadu_ps(a), r1 = _mm512_loadu_ps(a + 16), r2 = _mm512_loadu_ps(b), r3 = _mm512_loadu_ps(b + 16);
-    const __m512d s0 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), s1 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
-    const __m512d s2 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1)), s3 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
-    t[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(s0, s1));
-    t[1] = _mm512_castpd_ps(_mm512_unpackhi_pd(s0, s1));
-    t[2] = _mm512_castpd_ps(_mm512_unpacklo_pd(s2, s3));
-    t[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(s2, s3));
+    turn_in_lanes_f32(_mm512_loadu_ps(a), _mm512_loadu_ps(a + 16), _mm512_loadu_ps(b), _mm512_loadu_ps(b + 16), t);
 }
 FC_INLINE vec_f32 across_f32(vec_f32 v) { return _mm512_castsi512_ps(across_i32(_mm512_castps_si512(v))); }
 /* Only what is there is read. */
@@ -285,23 +293,18 @@ FC_INLINE __m512d both_f64(const char *low, const char *high) {
     return _mm512_insertf64x4(_mm512_castpd256_pd512(_mm256_loadu_pd((const double *)low)), _mm256_loadu_pd((const double *)high), 1);
 }
 FC_INLINE void v_turn_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
-    __m512d u[2][4]; /* u[g][c], lanes: rows 8g to 8g+3 of columns c and 4+c, then rows 8g+4 to 8g+7 */
+    __m512 u[2][4]; /* u[g][c], lanes: rows 8g to 8g+3 of columns c and 4+c, then rows 8g+4 to 8g+7 */
 #pragma GCC unroll 2
     for (int g = 0; g < 2; g++) {
         __m512 r[4];
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) r[i] = _mm512_castpd_ps(both_f64(src + (8 * g + i) * row, src + (8 * g + 4 + i) * row));
-        const __m512d s0 = _mm512_castps_pd(_mm512_unpacklo_ps(r[0], r[1])), s1 = _mm512_castps_pd(_mm512_unpacklo_ps(r[2], r[3]));
-        const __m512d s2 = _mm512_castps_pd(_mm512_unpackhi_ps(r[0], r[1])), s3 = _mm512_castps_pd(_mm512_unpackhi_ps(r[2], r[3]));
-        u[g][0] = _mm512_unpacklo_pd(s0, s1);
-        u[g][1] = _mm512_unpackhi_pd(s0, s1);
-        u[g][2] = _mm512_unpacklo_pd(s2, s3);
-        u[g][3] = _mm512_unpackhi_pd(s2, s3);
+        turn_in_lanes_f32(r[0], r[1], r[2], r[3], u[g]);
     }
 #pragma GCC unroll 4
     for (int c = 0; c < 4; c++) {
-        t[c] = _mm512_castpd_ps(_mm512_shuffle_f64x2(u[0][c], u[1][c], 0x88));
-        t[4 + c] = _mm512_castpd_ps(_mm512_shuffle_f64x2(u[0][c], u[1][c], 0xdd));
+        t[c] = _mm512_shuffle_f32x4(u[0][c], u[1][c], 0x88);
+        t[4 + c] = _mm512_shuffle_f32x4(u[0][c], u[1][c], 0xdd);
     }
 }
 FC_INLINE void v_turn_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
@@ -323,23 +326,16 @@ FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
 #pragma GCC unroll 4
     for (int g = 0; g < 4; g++) {
         const char *p = src + 4 * g * row;
-        const __m512 r0 = _mm512_loadu_ps(p), r1 = _mm512_loadu_ps(p + row);
-        const __m512 r2 = _mm512_loadu_ps(p + 2 * row), r3 = _mm512_loadu_ps(p + 3 * row);
-        const __m512d s0 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1)), s1 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
-        const __m512d s2 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1)), s3 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
-        u[g][0] = _mm512_castpd_ps(_mm512_unpacklo_pd(s0, s1));
-        u[g][1] = _mm512_castpd_ps(_mm512_unpackhi_pd(s0, s1));
-        u[g][2] = _mm512_castpd_ps(_mm512_unpacklo_pd(s2, s3));
-        u[g][3] = _mm512_castpd_ps(_mm512_unpackhi_pd(s2, s3));
+        turn_in_lanes_f32(_mm512_loadu_ps(p), _mm512_loadu_ps(p + row), _mm512_loadu_ps(p + 2 * row),
+                          _mm512_loadu_ps(p + 3 * row), u[g]);
     }
 #pragma GCC unroll 4
     for (int c = 0; c < 4; c++) {
-        const __m512 a = _mm512_shuffle_f32x4(u[0][c], u[1][c], 0x44), b = _mm512_shuffle_f32x4(u[2][c], u[3][c], 0x44);
-        const __m512 d = _mm512_shuffle_f32x4(u[0][c], u[1][c], 0xee), e = _mm512_shuffle_f32x4(u[2][c], u[3][c], 0xee);
-        t[c] = _mm512_shuffle_f32x4(a, b, 0x88);
-        t[4 + c] = _mm512_shuffle_f32x4(a, b, 0xdd);
-        t[8 + c] = _mm512_shuffle_f32x4(d, e, 0x88);
-        t[12 + c] = _mm512_shuffle_f32x4(d, e, 0xdd);
+        __m512d v[4];
+        turn_lanes_f64(_mm512_castps_pd(u[0][c]), _mm512_castps_pd(u[1][c]), _mm512_castps_pd(u[2][c]), _mm512_castps_pd(u[3][c]),
+                       v);
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++) t[4 * q + c] = _mm512_castpd_ps(v[q]);
     }
 }
 FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
@@ -352,11 +348,9 @@ FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
     }
 #pragma GCC unroll 2
     for (int c = 0; c < 2; c++) {
-        const __m512d a = _mm512_shuffle_f64x2(u[0][c], u[1][c], 0x44), b = _mm512_shuffle_f64x2(u[2][c], u[3][c], 0x44);
-        const __m512d d = _mm512_shuffle_f64x2(u[0][c], u[1][c], 0xee), e = _mm512_shuffle_f64x2(u[2][c], u[3][c], 0xee);
-        t[c] = _mm512_shuffle_f64x2(a, b, 0x88);
-        t[2 + c] = _mm512_shuffle_f64x2(a, b, 0xdd);
-        t[4 + c] = _mm512_shuffle_f64x2(d, e, 0x88);
-        t[6 + c] = _mm512_shuffle_f64x2(d, e, 0xdd);
+        __m512d v[4];
+        turn_lanes_f64(u[0][c], u[1][c], u[2][c], u[3][c], v);
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++) t[2 * q + c] = v[q];
     }
 }
