@@ -32,9 +32,11 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
     const fc_gemm *g = p->g;
     const fc_kernels *kernels = g->kernels;
     const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype];
+    const ptrdiff_t steps = g->k - k < p->chunk ? g->k - k : p->chunk, left = g->k - k - steps;
     fc_gemm_job job = {
         .a = (const char *)g->a + begin * g->a_row + k * size, .a_row = g->a_row, .b_step = panel, .b_tail = panel,
-        .m = end - begin, .n = n, .k = g->k - k < p->chunk ? g->k - k : p->chunk, .total = p->total_bytes ? total : NULL,
+        .a_rows = g->m - begin,
+        .m = end - begin, .n = n, .k = steps, .total = p->total_bytes ? total : NULL,
         .rows_first = p->rows_first,
         .fetch_a = (double)(end - begin) * (double)g->k * (double)size > (double)fc_l2_bytes() / 4, .fetch_y = p->fetch_y,
         .first = k == 0, .last = k + p->chunk >= g->k, .epilogue = g->epilogue, .row = begin, .col = col,
@@ -43,6 +45,8 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
         job.b_tail = fc_panel_step(kernels, g->dtype, g->n, (g->n - 1) / panel);
         job.b_panel = panel * g->k;
         job.b = (const char *)g->panels + (col * g->k + k * (n < panel ? job.b_tail : panel)) * size;
+        job.between = g->k;
+        job.behind = col + n >= g->n ? left : g->n - col - n >= panel ? g->k : g->k * job.b_tail / panel;
         job.ahead = p->ahead;
         job.halves = p->halves;
         job.stream = p->ahead ? 0 : p->stream;
@@ -51,16 +55,19 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
         job.b = (const char *)g->b + col * g->b_j + k * g->b_k;
         job.b_step = job.b_tail = g->b_k / size;
         job.b_panel = panel;
+        job.between = job.behind = left;
         job.stream = p->stream;
         if (p->pack_bytes) {
             job.copy = packed;
-            if (k + p->chunk < g->k) job.next = (const char *)job.b + p->chunk * g->b_k;
+            if (left) job.next = (const char *)job.b + steps * g->b_k;
             else if (g->n - col >= 2 * panel) job.next = (const char *)g->b + (col + panel) * g->b_j;
+            job.next_rows = left ? left : g->k;
         }
     } else {
         fc_pack_job pack = {
             .src = (const char *)g->b + col * g->b_j + k * g->b_k, .src_j = g->b_j, .src_k = g->b_k,
             .dst = packed, .step = panel, .pitch = panel * job.k + 64 / size, .n = n, .k = job.k,
+            .rows = g->k - k,
         };
         kernels->pack[g->dtype](&pack);
         job.b = packed;

@@ -33,14 +33,17 @@ typedef struct fc_gemm_job {
     ptrdiff_t b_panel;        /* elements from panel to panel */
     ptrdiff_t m, n, k;
     int rows_first;           /* each row tile meets all panels before the next; else each panel all row tiles */
-    int fetch_a;              /* a's rows come from farther than L2: fetch the heads of the next tile's */
+    int fetch_a;              /* a's rows come from farther than L2: fetch the heads of the next tile's, */
+    ptrdiff_t a_rows;         /* to a's last, so many from the first one here on */
     int stream;               /* b comes from farther than L2: the steps of it to fetch ahead, into L1; 0: it is in L2 */
     int far;                  /* and before that into L2; 0: nothing */
     int fetch_y;              /* the rows of y come from memory: fetch them while the sum runs */
     void *copy;               /* NULL, or (n <= panel) where the first of several row tiles leaves b, packed, for the others */
-    const void *next;         /* NULL, or with copy where the next call's rows of b begin: fetched into L2 meanwhile */
+    const void *next;         /* NULL, or with copy where the next call's rows of b begin: fetched into L2 meanwhile, */
+    ptrdiff_t next_rows;      /* so many at most */
     int halves;               /* strips of half a panel, where their tiles are higher */
     int ahead;                /* what stands right behind each panel comes next: fetch it into L2 meanwhile */
+    ptrdiff_t between, behind; /* steps of b behind the k of each panel, and of the last, that stand as these do */
     void *total;              /* panels of m rows of `panel` elements; may be NULL when first and last */
     int first, last;
     const fc_epilogue *epilogue;
@@ -69,6 +72,7 @@ typedef struct fc_pack_job {
     void *dst;
     ptrdiff_t step, pitch;    /* elements */
     ptrdiff_t n, k;
+    ptrdiff_t rows;           /* with a pitch and k apart: src's, of which these k are the first */
 } fc_pack_job;
 
 /* finish: rows of finished sums (m by n, `sum_row` elements apart) become rows of y. Or they are turned: n rows of m, readable
