@@ -289,9 +289,9 @@ static void run_group(const product *p, ptrdiff_t row, ptrdiff_t m, ptrdiff_t pa
             .x = x, .x_row = p->x.row_stride, .m = m, .values = b->values, .columns = b->place, .begin = b->begin + panel,
             .panels = panels, .epilogue = p->epilogue, .row = row, .col = col, .n = n,
         };
-        /* What comes next: where few rows are done with an entry at once, what is near; else the next group, if there is one. */
+        /* What comes next: where few rows are done with an entry at once, what is near; else the next group, if that is whole. */
         if (m <= p->kernels->tile_rows) job.ahead = NEAR;
-        else if (panel + panels < b->panels) job.ahead = b->begin[panel + panels] - b->begin[panel];
+        else if (panel + 2 * panels <= b->panels) job.ahead = b->begin[panel + panels] - b->begin[panel];
         p->kernels->panels[b->dtype](&job);
     } else if (b->layout == FC_1X16) {
         fc_across_job job = {

@@ -73,7 +73,6 @@ FC_INLINE vec_f32 v_load_f32(const void *p) { return _mm256_loadu_ps(p); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return _mm256_loadu_pd(p); }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { _mm256_storeu_ps(p, v); }
 FC_INLINE void v_store_f64(void *p, vec_f64 v) { _mm256_storeu_pd(p, v); }
-/* Through memory: masked stores of AVX2 are very slow on AMD. */
 /* -1 in the first n of 8 lanes. */
 FC_INLINE __m256i first_lanes(ptrdiff_t n) {
     static const int32_t lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
