@@ -35,10 +35,10 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
     const ptrdiff_t steps = g->k - k < p->chunk ? g->k - k : p->chunk, left = g->k - k - steps;
     fc_gemm_job job = {
         .a = (const char *)g->a + begin * g->a_row + k * size, .a_row = g->a_row, .b_step = panel, .b_tail = panel,
-        .a_rows = g->m - begin,
         .m = end - begin, .n = n, .k = steps, .total = p->total_bytes ? total : NULL,
         .rows_first = p->rows_first,
-        .fetch_a = (double)(end - begin) * (double)g->k * (double)size > (double)fc_l2_bytes() / 4, .fetch_y = p->fetch_y,
+        .fetch_a = (double)(end - begin) * (double)g->k * (double)size > (double)fc_l2_bytes() / 4 ? g->m - begin : 0,
+        .fetch_y = p->fetch_y,
         .first = k == 0, .last = k + p->chunk >= g->k, .epilogue = g->epilogue, .row = begin, .col = col,
     };
     if (g->panels) {

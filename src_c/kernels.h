@@ -33,8 +33,8 @@ typedef struct fc_gemm_job {
     ptrdiff_t b_panel;        /* elements from panel to panel */
     ptrdiff_t m, n, k;
     int rows_first;           /* each row tile meets all panels before the next; else each panel all row tiles */
-    int fetch_a;              /* a's rows come from farther than L2: fetch the heads of the next tile's, */
-    ptrdiff_t a_rows;         /* to a's last, so many from the first one here on */
+    ptrdiff_t fetch_a;        /* a's rows come from farther than L2: fetch the heads of the next tile's, of so many in all, from
+                                 the first one here on; 0: they are near */
     int stream;               /* b comes from farther than L2: the steps of it to fetch ahead, into L1; 0: it is in L2 */
     int far;                  /* and before that into L2; 0: nothing */
     int fetch_y;              /* the rows of y come from memory: fetch them while the sum runs */
@@ -72,7 +72,7 @@ typedef struct fc_pack_job {
     void *dst;
     ptrdiff_t step, pitch;    /* elements */
     ptrdiff_t n, k;
-    ptrdiff_t rows;           /* with a pitch and k apart: src's, of which these k are the first */
+    ptrdiff_t rows;           /* with a pitch: steps of k to the end of src, so many to fetch ahead; 0: none */
 } fc_pack_job;
 
 /* finish: rows of finished sums (m by n, `sum_row` elements apart) become rows of y. Or they are turned: n rows of m, readable

@@ -243,8 +243,9 @@ fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
     if (!s->values) goto failed;
     fc_sparse_update(s, csr->values, 1);
     s->steps = (char *)s->values + s->places * (size_t)fc_size(dtype);
-    memcpy(s->steps, steps, s->places * (size_t)s->step_bytes);
-    memset((char *)s->steps + s->places * (size_t)s->step_bytes, 0, FETCHED_BEHIND);
+    const size_t step_bytes = s->places * (size_t)s->step_bytes;
+    memcpy(s->steps, steps, step_bytes);
+    memset((char *)s->steps + step_bytes, 0, FETCHED_BEHIND);
     /* What is not needed goes back. A smaller piece that can't be had leaves the larger one in use. */
     void *smaller;
     if (!(flags & FC_SPARSE_UPDATE)) {

@@ -44,8 +44,7 @@ static void multiply(const turned *t, ptrdiff_t begin, ptrdiff_t n, ptrdiff_t ro
         const ptrdiff_t m = cols - at < panel ? cols - at : panel;
         for (ptrdiff_t i = 0; i < n; i += t->tile) {
             fc_gemm_job job = {
-                .a = (const char *)g->b + (begin + i) * g->b_j + k * size, .a_row = g->b_j, .fetch_a = 1,
-                .a_rows = g->n - begin - i,
+                .a = (const char *)g->b + (begin + i) * g->b_j + k * size, .a_row = g->b_j, .fetch_a = g->n - begin - i,
                 .b = packed + at * steps * size, .b_step = step, .b_tail = step, .total = total + i * panel * size,
                 .m = n - i < t->tile ? n - i : t->tile, .n = m, .k = steps, .first = k == 0, .epilogue = g->epilogue,
             };
