@@ -81,7 +81,7 @@ benchmarks: $(STAMP)test  ## the same cases under pytest-benchmark
 
 lint: $(STAMP)lint  ## ruff, and all C sources with -Wall -Wextra -Werror
 	$(BIN)/ruff check .
-	FASTFC_WERROR=1 $(PIP) wheel --no-deps --wheel-dir $(VENV)/lint .
+	@$(MAKE) --no-print-directory FASTFC_WERROR=1 wheel
 
 clean:  ## remove .venv, builds and results
 	rm -rf $(VENV) .venv-torch build dist results *.egg-info fastfc/*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
@@ -122,10 +122,19 @@ $(STAMP)venv:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# build/lib would carry modules that are gone by now into the wheel.
-$(STAMP)fastfc: $(SOURCES) | $(STAMP)venv
-	@rm -rf build/lib* build/bdist*
-	$(PIP) install .
+# Built once for all environments. build/lib would carry modules that are gone by now into the wheel.
+WHEEL := build/wheel$(if $(FASTFC_WERROR),-werror)
+.PHONY: wheel
+wheel: $(WHEEL)/stamp
+$(WHEEL)/stamp: $(SOURCES) | $(STAMP)venv
+	@rm -rf build/lib* build/bdist* $(WHEEL)
+	$(PIP) wheel --no-deps --wheel-dir $(WHEEL) .
+	@touch $@
+
+# The version may be that of before.
+$(STAMP)fastfc: $(WHEEL)/stamp
+	$(PIP) install $(WHEEL)/*.whl
+	$(PIP) install --no-deps --force-reinstall $(WHEEL)/*.whl
 	@touch $@
 
 # fastfc is there already, so this only adds what the extra names.

@@ -208,9 +208,13 @@ static int lay_out(fc_sparse *s, const rows *r, int64_t *next) {
     return 1;
 }
 
-/* Behind the steps stands what one row fetches ahead: where there is no page, a fetch takes ten times as long. */
-enum { FETCHED_BEHIND = 2048 };
-static size_t kept_bytes(const fc_sparse *s) { return s->places * (size_t)(fc_size(s->dtype) + s->step_bytes) + FETCHED_BEHIND; }
+/* What one row fetches ahead reaches beyond the steps: where there is no page, a fetch takes ten times as long. So where
+ * the system may map an allocation on its own (glibc: from 128 KiB), there is something behind them. */
+static size_t behind_bytes(size_t bytes) { return bytes < 64 << 10 ? 0 : 2048; }
+static size_t kept_bytes(const fc_sparse *s) {
+    const size_t bytes = s->places * (size_t)(fc_size(s->dtype) + s->step_bytes);
+    return bytes + behind_bytes(bytes);
+}
 
 fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
     const int64_t entries = read_index(csr->indptr, csr->index_bytes, csr->rows);
@@ -245,7 +249,7 @@ fc_sparse *fc_sparse_pack(fc_dtype dtype, const fc_csr *csr, int flags) {
     s->steps = (char *)s->values + s->places * (size_t)fc_size(dtype);
     const size_t step_bytes = s->places * (size_t)s->step_bytes;
     memcpy(s->steps, steps, step_bytes);
-    memset((char *)s->steps + step_bytes, 0, FETCHED_BEHIND);
+    memset((char *)s->steps + step_bytes, 0, kept_bytes(s) - s->places * (size_t)fc_size(dtype) - step_bytes);
     /* What is not needed goes back. A smaller piece that can't be had leaves the larger one in use. */
     void *smaller;
     if (!(flags & FC_SPARSE_UPDATE)) {

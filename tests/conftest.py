@@ -40,6 +40,20 @@ def fma_isa(request):
 
 
 @pytest.fixture
+def in_turn():
+    """Walks over targets within a test, for what is computed once for all; the one in use before comes back."""
+    before = fastfc.current_isa()
+
+    def walk(isas):
+        for name in isas:
+            _core.select_isa(name)
+            yield name
+
+    yield walk
+    _core.select_isa(before)
+
+
+@pytest.fixture
 def best_fma_isa():
     """For what is stated of targets with FMA, whichever is in use: the fastest one."""
     yield from _switched(FMA_ISAS[0])

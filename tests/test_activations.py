@@ -221,16 +221,9 @@ def wild(rng, n, dtype):
 
 
 @pytest.mark.parametrize("activation", EVERY, ids=str)
-def test_same_bits_on_every_fma_target(dtype, rng, activation):
+def test_same_bits_on_every_fma_target(in_turn, dtype, rng, activation):
     x, g = wild(rng, 4001, dtype), rng.standard_normal(4001).astype(dtype)
-    results = []
-    before = fastfc.current_isa()
-    try:
-        for name in FMA_ISAS:
-            _core.select_isa(name)
-            results.append((forward(activation, x), gradient(activation, g, x)))
-    finally:
-        _core.select_isa(before)
+    results = [(forward(activation, x), gradient(activation, g, x)) for _ in in_turn(FMA_ISAS)]
     for y, gx in results[1:]:
         assert_same_bits(y, results[0][0])
         assert_same_bits(gx, results[0][1])

@@ -57,16 +57,12 @@ def test_largest_float32_does_not_overflow(isa):
     np.testing.assert_allclose(exact(params), 1.0, rtol=1e-4)  # the factor is denormal
 
 
-def test_same_bits_on_every_fma_target_and_for_any_number_of_threads(dtype):
-    before, norms = fastfc.current_isa(), set()
-    try:
-        for isa in FMA_ISAS:
-            _core.select_isa(isa)
-            for threads in (1, 2, 3):
-                with fastfc.num_threads(threads):
-                    norms.add(clip_grad_norm_(make(dtype, [17, 1200003, 33]), 1.0))
-    finally:
-        _core.select_isa(before)
+def test_same_bits_on_every_fma_target_and_for_any_number_of_threads(in_turn, dtype):
+    norms = set()
+    for _ in in_turn(FMA_ISAS):
+        for threads in (1, 2, 3):
+            with fastfc.num_threads(threads):
+                norms.add(clip_grad_norm_(make(dtype, [17, 1200003, 33]), 1.0))
     assert len(norms) == 1
 
 

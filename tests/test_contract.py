@@ -208,26 +208,22 @@ def test_bits_over_layouts(isa, dtype, rng, threads, layout):
         assert_same_bits(one, other)
 
 
-def test_all_fma_targets_agree(dtype, rng, threads):
+def test_all_fma_targets_agree(in_turn, dtype, rng, threads):
     """And any number of threads."""
     m, n, k = 131, 259, 700
     x, weight, bias, grad, z = (gaussian(rng, s, dtype) for s in ((m, k), (n, k), (n,), (m, n), (m, n)))
     csr = fastfc.CSR(*random_csr(rng, (n, k), dtype, 0.2, repeats=True))
-    results, before = {}, fastfc.current_isa()
-    try:
-        for name in FMA_ISAS:
-            _core.select_isa(name)
-            results[name] = [
-                fastfc.linear(x, weight, bias, activation="relu", threads=threads),
-                fastfc.linear(x, fastfc.pack(weight), bias, activation="relu", threads=threads),
-                *fastfc.linear_backward(grad, x, weight, activation="relu", preactivation=z, threads=threads),
-                fastfc.linear(x, csr, bias, threads=threads),
-                *fastfc.linear_backward(grad, x, csr, activation="relu", preactivation=z, threads=threads),
-                fastfc.linear(csr, x, threads=threads),
-                *fastfc.linear_backward(np.ascontiguousarray(grad.T), csr, x, threads=threads)[1:],
-            ]
-    finally:
-        _core.select_isa(before)
+    results = {}
+    for name in in_turn(FMA_ISAS):
+        results[name] = [
+            fastfc.linear(x, weight, bias, activation="relu", threads=threads),
+            fastfc.linear(x, fastfc.pack(weight), bias, activation="relu", threads=threads),
+            *fastfc.linear_backward(grad, x, weight, activation="relu", preactivation=z, threads=threads),
+            fastfc.linear(x, csr, bias, threads=threads),
+            *fastfc.linear_backward(grad, x, csr, activation="relu", preactivation=z, threads=threads),
+            fastfc.linear(csr, x, threads=threads),
+            *fastfc.linear_backward(np.ascontiguousarray(grad.T), csr, x, threads=threads)[1:],
+        ]
     assert "scalar" in results
     for name, result in results.items():
         for i, (one, other) in enumerate(zip(result, results["scalar"], strict=True)):

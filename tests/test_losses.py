@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from layouts import INPUTS
 from reference import assert_same_bits
-from samples import gaussian
+from samples import FMA_ISAS, gaussian
 
 import fastfc
-from fastfc import _core
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -211,18 +210,18 @@ def test_cross_entropy_with_every_option(isa, dtype, rng, option):
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
-def test_cross_entropy_the_same_bits(dtype, rng, option, fma_isa):
+def test_cross_entropy_the_same_bits(dtype, rng, option, in_turn):
     for rows, classes in ((60000, 10), (1700, 333)):  # work enough to wake a thread
         options, logits, target, _, _ = case(rng, dtype, rows, classes, **option)
         results = []
-        for isa, threads in (("scalar", 1), (fma_isa, 1), (fma_isa, 2)):
-            _core.select_isa(isa)
-            with fastfc.num_threads(threads):
-                values = []
-                for reduction in ("none", "sum", "mean"):
-                    value, backward = fastfc.CrossEntropyLoss(reduction=reduction, **options).vjp(logits, target)
-                    values += [np.array(value), backward(np.ones(rows, dtype) if reduction == "none" else None)]
-            results.append(values)
+        for _ in in_turn(FMA_ISAS):
+            for threads in (1, 2):
+                with fastfc.num_threads(threads):
+                    values = []
+                    for reduction in ("none", "sum", "mean"):
+                        value, backward = fastfc.CrossEntropyLoss(reduction=reduction, **options).vjp(logits, target)
+                        values += [np.array(value), backward(np.ones(rows, dtype) if reduction == "none" else None)]
+                results.append(values)
         for other in results[1:]:
             for one, two in zip(results[0], other, strict=True):
                 assert_same_bits(one, two)
@@ -373,15 +372,15 @@ def test_pointwise_losses(isa, dtype, rng, kind, options):
 
 
 @EACH
-def test_pointwise_the_same_bits(dtype, rng, kind, options, fma_isa):
+def test_pointwise_the_same_bits(dtype, rng, kind, options, in_turn):
     columns = 200_001 if kind is fastfc.BCEWithLogitsLoss else 1_500_001  # work enough to wake a thread
     x, t = pair(rng, (3, columns), dtype, kind)
     results = []
-    for isa, threads in (("scalar", 1), (fma_isa, 1), (fma_isa, 2)):
-        _core.select_isa(isa)
-        with fastfc.num_threads(threads):
-            value, backward = kind(**options).vjp(x, t)
-            results.append((value, backward(), kind(reduction="none", **options)(x, t)))
+    for _ in in_turn(FMA_ISAS):
+        for threads in (1, 2):
+            with fastfc.num_threads(threads):
+                value, backward = kind(**options).vjp(x, t)
+                results.append((value, backward(), kind(reduction="none", **options)(x, t)))
     for value, grad, losses in results[1:]:
         assert value == results[0][0]
         assert_same_bits(grad, results[0][1])

@@ -14,7 +14,6 @@ from test_backward import numeric_gradient
 from test_sparse import structures
 
 import fastfc
-from fastfc import _core
 
 sp = pytest.importorskip("scipy.sparse")
 
@@ -98,24 +97,19 @@ def test_the_tiles_that_are_written_down(k, share, tile):
     assert tile_of(fastfc.pack(csr, format="tiled")) == tile
 
 
-def test_same_row_same_bits(dtype, rng):
+def test_same_row_same_bits(in_turn, dtype, rng):
     """For any batch, place in it, number of threads, layout and FMA target."""
     w = pruned(rng, (700, 600), dtype, 0.2)
     packed = fastfc.pack(sp.csr_array(w))
     x = wild(rng, (130, 600), dtype)
     y = None
-    before = fastfc.current_isa()
-    try:
-        for isa in FMA_ISAS:
-            _core.select_isa(isa)
-            for threads in (1, 2, 3):
-                for m in BATCHES[1:]:
-                    part = fastfc.linear(x[:m], packed, threads=threads)
-                    y = fastfc.linear(x, packed) if y is None else y
-                    assert_same_bits(part, y[:m])
-                assert_same_bits(fastfc.linear(np.asfortranarray(x)[::-1], packed, threads=threads), y[::-1])
-    finally:
-        _core.select_isa(before)
+    for _ in in_turn(FMA_ISAS):
+        for threads in (1, 2, 3):
+            for m in BATCHES[1:]:
+                part = fastfc.linear(x[:m], packed, threads=threads)
+                y = fastfc.linear(x, packed) if y is None else y
+                assert_same_bits(part, y[:m])
+            assert_same_bits(fastfc.linear(np.asfortranarray(x)[::-1], packed, threads=threads), y[::-1])
 
 
 def test_only_stored_entries_are_multiplied(isa, dtype):
