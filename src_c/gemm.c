@@ -199,17 +199,20 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     /* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows
      * are apart something between, because they crowd into few sets. From memory the hardware's own streams bring most, and
      * fetching far ahead gets in their way; and so it does from L3 where a step is several lines. But with more rows they
-     * are too slow, because the processor does not see the next lines early enough: then all are fetched, in two stages. With
-     * many rows there is time to bring the next chunk into L2 while this one is worked on. */
+     * are too slow, because the processor does not see the next lines early enough: then all are fetched, in two stages, or
+     * where L1 has room for 16 KiB more, into it. With many rows there is time to bring the next chunk into L2 while this one
+     * is worked on. */
     if (!g->panels) p.stream = 32;
     else if (afar) p.stream = 24;
+    else if (!kernels->narrow && weight > (double)fc_l3_bytes() && g->m > 2 && fc_l1_bytes() > 32 << 10)
+        p.stream = g->m > 4 ? 64 : 32;
     else if (!kernels->narrow) p.stream = weight > (double)fc_l2_bytes() ? 0 : 16;
     else if (weight > (double)fc_l3_bytes()) p.stream = g->m <= 2 ? 4 : 16;
     else p.stream = weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
     p.far = afar ? 96 : 0;
     p.ahead = g->panels && !once;
     const int from_memory = 3 * weight > (double)fc_l3_bytes(); /* or more than what others leave of L3 */
-    p.halves = afar || (p.ahead && from_memory);
+    p.halves = afar || (p.ahead && (from_memory || g->m < tile));
 
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing

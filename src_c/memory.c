@@ -58,6 +58,17 @@ void fc_unmap(void *p, size_t bytes) {
 }
 #endif
 
+size_t fc_l1_bytes(void) {
+    static _Atomic size_t known;
+    const size_t bytes = known;
+    if (bytes) return bytes;
+    long said = 0;
+#ifdef _SC_LEVEL1_DCACHE_SIZE
+    said = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+#endif
+    return known = said < 16 << 10 ? 32 << 10 : (size_t)said;
+}
+
 size_t fc_l2_bytes(void) {
     static _Atomic size_t known;
     size_t bytes = known;
