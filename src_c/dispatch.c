@@ -30,10 +30,14 @@ static int has_fast_gathers(void) {
     __builtin_cpu_init();
     return __builtin_cpu_is("intel") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 23 & 1;
 }
-/* AMD's before Zen 2, which say that they have a data path of 128 bits and none of 256. */
-static int has_half_vectors(void) {
+/* AMD's before Zen 2, which say that they have a data path of 128 bits and none of 256, fill vectors too slowly; and those from
+ * Zen 5 on start eight instructions a cycle, more than shuffles can use. */
+static int has_fast_scalars(void) {
     unsigned a, b, c, d;
-    return __get_cpuid(0x8000001a, &a, &b, &c, &d) && (a & 5) == 1;
+    __builtin_cpu_init();
+    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    const unsigned family = (a >> 8 & 15) + (a >> 20 & 255);
+    return family >= 0x1a || (__get_cpuid(0x8000001a, &a, &b, &c, &d) && (a & 5) == 1);
 }
 static int has_byte_tables(void) {
     __builtin_cpu_init();
@@ -41,7 +45,7 @@ static int has_byte_tables(void) {
 }
 #else
 static int has_fast_gathers(void) { return 0; }
-static int has_half_vectors(void) { return 0; }
+static int has_fast_scalars(void) { return 0; }
 static int has_byte_tables(void) { return 0; }
 #endif
 
@@ -60,7 +64,7 @@ static const target targets[] = {
 enum { TARGETS = sizeof targets / sizeof *targets };
 
 static const char *available[TARGETS + 1];
-int fc_fast_gathers, fc_half_vectors, fc_byte_tables;
+int fc_fast_gathers, fc_fast_scalars, fc_byte_tables;
 static _Atomic(const fc_kernels *) current, shorter; /* shorter: than avx512's vectors, while it is available */
 /* A thread may compute with a target of its own; how many do is counted, so that nobody else pays for looking it up. */
 static atomic_int own_targets;
@@ -70,7 +74,7 @@ static _Thread_local const fc_kernels *own;
 __attribute__((constructor)) static void find_targets(void) {
     int n = 0;
     fc_fast_gathers = has_fast_gathers();
-    fc_half_vectors = has_half_vectors();
+    fc_fast_scalars = has_fast_scalars();
     fc_byte_tables = has_byte_tables();
     for (int i = 0; i < TARGETS; i++)
         if (targets[i].runs_here()) {

@@ -171,7 +171,7 @@ typedef struct fc_tiled_job {
     int vecs;
     int fetch;                /* the weight comes from afar */
     int gather;               /* gathers are faster than loads one by one */
-    int halves;               /* vectors of 32 bytes are computed in halves: filling their lanes takes longer than it saves */
+    int scalars;              /* entries of one row are multiplied one by one: filling lanes takes longer than it saves */
     int byte_tables;          /* the CPU looks up bytes in tables */
     int first;                /* the first segment of its rows: nothing stands in sum yet */
     void *sum;                /* a row for each of the block */

@@ -174,7 +174,7 @@ static void packed_sparse(fc_dtype dtype, record *r) {
         const int every = everies[which];
         uint64_t seed = (uint64_t)every;
         fc_fast_gathers = !fc_fast_gathers;
-        fc_half_vectors = !fc_half_vectors;
+        fc_fast_scalars = !fc_fast_scalars;
         int32_t indptr[N + 1] = {0}, *indices = malloc((size_t)N * K * sizeof *indices);
         for (int n = 0; n < N; n++) {
             indptr[n + 1] = indptr[n];
