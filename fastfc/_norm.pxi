@@ -109,11 +109,15 @@ def norm_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, Py_ssize_
     return gx, to_gamma, to_beta
 
 
-def linear_norm(x, weight, cnp.ndarray bias, int activation, double parameter, cnp.ndarray gamma, cnp.ndarray beta, bint center, eps,
-                bint keep):
-    """A linear layer, its activation and the norm of its rows: y, or with `keep` (y, h, z, mean, rstd), where h is what was
-    normalised and z the sum before the activation, if there is one. bias fits the weight, beta fits gamma. None where x or
-    gamma do not fit the weight: then the two layers run by themselves, and say what is wrong."""
+def linear_norm(x, Trainable of_weight not None, Trainable of_bias, int activation, double parameter, Trainable of_gamma,
+                Trainable of_beta, tuple normalized_shape not None, bint center, eps, bint keep):
+    """A linear layer, its activation and the norm of its rows: y, or with `keep` (y, h, z, activation, parameter, mean,
+    rstd), where h is what was normalised and z the sum before the activation, if there is one. Of parameters of layers: bias fits the weight, gamma and
+    beta fit normalized_shape. None where x or that do not fit the weight: then the two layers run by themselves, and say what
+    is wrong."""
+    cdef object weight = of_weight._operand
+    cdef cnp.ndarray bias = None if of_bias is None else of_bias._data
+    cdef cnp.ndarray gamma = None if of_gamma is None else of_gamma._data, beta = None if of_beta is None else of_beta._data
     cdef cnp.ndarray a, h, y, z = None, mean = None, rstd = None
     cdef fc_packed *packed = NULL
     cdef fc_matrix xm, wm, ym
@@ -137,7 +141,8 @@ def linear_norm(x, weight, cnp.ndarray bias, int activation, double parameter, c
         n, k = wm.rows, wm.cols
         if cnp.PyArray_TYPE(weight) != type_num:
             return None
-    if k != xm.cols or n == 0 or (gamma is not None and (cnp.PyArray_TYPE(gamma) != type_num or cnp.PyArray_SIZE(gamma) != n)):
+    if k != xm.cols or n == 0 or len(normalized_shape) != 1 or <Py_ssize_t>normalized_shape[0] != n or \
+            (gamma is not None and cnp.PyArray_TYPE(gamma) != type_num):
         return None
     y = h = new_rows(a, n)
     if keep:
@@ -160,7 +165,7 @@ def linear_norm(x, weight, cnp.ndarray bias, int activation, double parameter, c
         status = fc_linear_norm_forward(dt, &xm, &wm, packed, &e, &c, &ym, team)
     if status != FC_OK:
         raise MemoryError("linear and norm: no memory for workspace")
-    return (y, h, z, mean, rstd) if keep else y
+    return (y, h, z, activation, parameter, mean, rstd) if keep else y
 
 
 def linear_norm_backward(cnp.ndarray grad_y not None, cnp.ndarray h not None, cnp.ndarray z, int activation, double parameter,

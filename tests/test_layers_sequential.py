@@ -67,10 +67,10 @@ def test_what_is_fused_and_what_is_not():
     linear, sparse, relu = fastfc.Linear(3, 3, rng=0), fastfc.SparseLinear(3, 3, rng=0), fastfc.ReLU()
     own, active, plain = MyLinear(3, 3, rng=0), fastfc.Linear(3, 3, activation="relu", rng=0), PlainReLU()
     model = fastfc.Sequential(relu, linear, relu, relu, sparse, relu, own, relu, active, relu, linear, plain)
-    pairs = [(layer, following) for layer, following, _, _ in model._steps()]
+    pairs = [(layer, following) for layer, following, *_ in model._steps()]
     assert pairs == [(relu, None), (linear, relu), (relu, None), (sparse, relu), (own, None), (relu, None),
                      (active, relu), (linear, None), (plain, None)]
-    assert [name for _, _, name, _ in model._steps()] == ["0", "1", "3", "4", "6", "7", "8", "10", "11"]
+    assert [name for _, _, name, *_ in model._steps()] == ["0", "1", "3", "4", "6", "7", "8", "10", "11"]
     x = expected = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
     for layer in model:
         expected = layer(expected)

@@ -209,23 +209,19 @@ class LinearNorm:
     def __init__(self, linear, following, norm):
         self.linear, self.following, self.norm = linear, following, norm
 
-    def _activation(self):
-        """Number and parameter of the activation in C."""
-        activation = self.linear.activation if self.following is None else self.following.activation
-        return IDENTITY if activation is None else _activation("linear", activation)
-
     def _run(self, x, keep):
         """What `_core.linear_norm` returns, or None where the layers are to run apart."""
-        linear, norm = self.linear, self.norm
-        if type(linear) is not Linear or (self.following is not None and linear.activation is not None):
+        linear, following, norm = self.linear, self.following, self.norm
+        activation = linear.activation
+        if following is not None:
+            if activation is not None:
+                return None
+            activation = following.activation
+        if type(linear) is not Linear:
             return None
-        weight, bias, gamma, beta = linear.weight, linear.bias, norm.weight, norm.bias
-        if norm.normalized_shape != weight.data.shape[:1]:
-            return None
-        number, parameter = self._activation()
-        return _core.linear_norm(
-            x, weight.operand, None if bias is None else bias.data, number, parameter,
-            None if gamma is None else gamma.data, None if beta is None else beta.data, norm.center, norm.eps, keep)
+        number, parameter = IDENTITY if activation is None else _activation("linear", activation)
+        return _core.linear_norm(x, linear.weight, linear.bias, number, parameter, norm.weight, norm.bias,
+                                 norm.normalized_shape, norm.center, norm.eps, keep)
 
     def __call__(self, x):
         y = self._run(x, False)
@@ -243,8 +239,7 @@ class LinearNorm:
         results = self._run(x, True)
         if results is None:
             return self._vjp_apart(x)
-        y, h, z, mean, rstd = results
-        number, parameter = self._activation()
+        y, h, z, number, parameter, mean, rstd = results
         weight, bias, gamma, beta = linear.weight, linear.bias, norm.weight, norm.bias
         w, scale = weight.data, data_of(gamma)
         dtype, shape = y.dtype, y.shape
