@@ -39,6 +39,10 @@ static int has_fast_scalars(void) {
     const unsigned family = (a >> 8 & 15) + (a >> 20 & 255);
     return family >= 0x1a || (__get_cpuid(0x8000001a, &a, &b, &c, &d) && (a & 5) == 1);
 }
+static int has_split_indexed(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_is("intel") != 0;
+}
 static int has_byte_tables(void) {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512vbmi") != 0;
@@ -46,6 +50,7 @@ static int has_byte_tables(void) {
 #else
 static int has_fast_gathers(void) { return 0; }
 static int has_fast_scalars(void) { return 0; }
+static int has_split_indexed(void) { return 0; }
 static int has_byte_tables(void) { return 0; }
 #endif
 
@@ -64,7 +69,7 @@ static const target targets[] = {
 enum { TARGETS = sizeof targets / sizeof *targets };
 
 static const char *available[TARGETS + 1];
-int fc_fast_gathers, fc_fast_scalars, fc_byte_tables;
+int fc_fast_gathers, fc_fast_scalars, fc_split_indexed, fc_byte_tables;
 static _Atomic(const fc_kernels *) current, shorter; /* shorter: than avx512's vectors, while it is available */
 /* A thread may compute with a target of its own; how many do is counted, so that nobody else pays for looking it up. */
 static atomic_int own_targets;
@@ -75,6 +80,7 @@ __attribute__((constructor)) static void find_targets(void) {
     int n = 0;
     fc_fast_gathers = has_fast_gathers();
     fc_fast_scalars = has_fast_scalars();
+    fc_split_indexed = has_split_indexed();
     fc_byte_tables = has_byte_tables();
     for (int i = 0; i < TARGETS; i++)
         if (targets[i].runs_here()) {

@@ -172,6 +172,7 @@ typedef struct fc_tiled_job {
     int fetch;                /* the weight comes from afar */
     int gather;               /* gathers are faster than loads one by one */
     int scalars;              /* entries of one row are multiplied one by one: filling lanes takes longer than it saves */
+    int plain;                /* addresses are to be one register each */
     int byte_tables;          /* the CPU looks up bytes in tables */
     int first;                /* the first segment of its rows: nothing stands in sum yet */
     void *sum;                /* a row for each of the block */

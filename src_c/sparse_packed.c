@@ -426,8 +426,8 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
                 fc_tiled_job job = {
                     .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps,
                     .step_bytes = w->step_bytes, .values = w->values, .x = x + (t - group) * pitch, .tile = w->tile, .vecs = s.vecs,
-                    .fetch = fetch, .gather = fc_fast_gathers, .scalars = fc_fast_scalars, .byte_tables = fc_byte_tables,
-                    .first = t == 0,
+                    .fetch = fetch, .gather = fc_fast_gathers, .scalars = fc_fast_scalars, .plain = fc_split_indexed,
+                    .byte_tables = fc_byte_tables, .first = t == 0,
                     .sum = sum + (w->block[b] - begin) * row,
                 };
                 p->kernels->tiled[dtype](&job);

@@ -175,6 +175,7 @@ static void packed_sparse(fc_dtype dtype, record *r) {
         uint64_t seed = (uint64_t)every;
         fc_fast_gathers = !fc_fast_gathers;
         fc_fast_scalars = !fc_fast_scalars;
+        fc_split_indexed = !fc_split_indexed;
         int32_t indptr[N + 1] = {0}, *indices = malloc((size_t)N * K * sizeof *indices);
         for (int n = 0; n < N; n++) {
             indptr[n + 1] = indptr[n];
