@@ -204,7 +204,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
      * is worked on. */
     if (!g->panels) p.stream = 32;
     else if (afar) p.stream = 24;
-    else if (!kernels->narrow && weight > (double)fc_l3_bytes() && g->m > 2 && fc_l1_bytes() > 32 << 10)
+    else if (!kernels->narrow && weight > (double)fc_l3_bytes() && g->m > 1 && fc_l1_bytes() > 32 << 10)
         p.stream = g->m > 4 ? 64 : 32;
     else if (!kernels->narrow) p.stream = weight > (double)fc_l2_bytes() ? 0 : 16;
     else if (weight > (double)fc_l3_bytes()) p.stream = g->m <= 2 ? 4 : 16;
