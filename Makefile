@@ -122,8 +122,10 @@ $(STAMP)venv:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# Built once for all environments. build/lib would carry modules that are gone by now into the wheel.
-WHEEL := build/wheel$(if $(FASTFC_WERROR),-werror)
+# Built once for all environments of one Python, by one compiler and with the same options. build/lib would carry modules that
+# are gone by now into the wheel.
+WHEEL := build/wheel-$(shell { $(firstword $(wildcard $(BIN)/python) $(PYTHON)) -VV; \
+	echo '$(CC) $(FASTFC_NO_OPENMP) $(FASTFC_WERROR)'; } 2>/dev/null | cksum | cut -d ' ' -f 1)
 .PHONY: wheel
 wheel: $(WHEEL)/stamp
 $(WHEEL)/stamp: $(SOURCES) | $(STAMP)venv
@@ -131,10 +133,10 @@ $(WHEEL)/stamp: $(SOURCES) | $(STAMP)venv
 	$(PIP) wheel --no-deps --wheel-dir $(WHEEL) .
 	@touch $@
 
-# The version may be that of before.
+# Forced, because pip takes a wheel of the same version for the same; and then what it depends on.
 $(STAMP)fastfc: $(WHEEL)/stamp
-	$(PIP) install $(WHEEL)/*.whl
 	$(PIP) install --no-deps --force-reinstall $(WHEEL)/*.whl
+	$(PIP) install $(WHEEL)/*.whl
 	@touch $@
 
 # fastfc is there already, so this only adds what the extra names.

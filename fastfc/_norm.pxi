@@ -50,9 +50,18 @@ cdef inline double eps_of(object eps, int type_num) except -1:
     return eps
 
 
+cdef inline bint vector_fits(cnp.ndarray a, Py_ssize_t n, int type_num) noexcept:
+    """None does."""
+    return a is None or (cnp.PyArray_TYPE(a) == type_num and cnp.PyArray_SIZE(a) == n)
+
+
+cdef inline bint both_fit(cnp.ndarray gamma, cnp.ndarray beta, Py_ssize_t n, int type_num) noexcept:
+    return vector_fits(gamma, n, type_num) and vector_fits(beta, n, type_num) and (beta is None or gamma is not None)
+
+
 def norm(x, tuple normalized_shape not None, cnp.ndarray gamma, cnp.ndarray beta, bint center, eps, bint keep):
-    """y, or with `keep` (y, mean, rstd, size of a row), of x, whose last axes are a row; gamma and beta fit them. None
-    where x is not a C-contiguous array that fits too."""
+    """y, or with `keep` (y, mean, rstd, size of a row), of x, whose last axes are a row. None where x is not a C-contiguous
+    array that fits them, or gamma or beta does not."""
     cdef fc_matrix xm, ym
     cdef cnp.ndarray a, y, mean = None, rstd = None
     cdef fc_dtype dt
@@ -63,13 +72,15 @@ def norm(x, tuple normalized_shape not None, cnp.ndarray gamma, cnp.ndarray beta
         return None
     a = x
     first = cnp.PyArray_NDIM(a) - axes
-    if first < 0 or (gamma is not None and cnp.PyArray_TYPE(gamma) != cnp.PyArray_TYPE(a)):
+    if first < 0:
         return None
     for i in range(axes):
         d = normalized_shape[i]
         if d != cnp.PyArray_DIM(a, first + i):
             return None
         n *= d
+    if not both_fit(gamma, beta, n, cnp.PyArray_TYPE(a)):
+        return None
     xm = as_rows(a, n)
     y = new_like(a)
     ym = as_rows(y, n)
@@ -111,10 +122,9 @@ def norm_backward(cnp.ndarray grad_y not None, cnp.ndarray x not None, Py_ssize_
 
 def linear_norm(x, Trainable of_weight not None, Trainable of_bias, int activation, double parameter, Trainable of_gamma,
                 Trainable of_beta, tuple normalized_shape not None, bint center, eps, bint keep):
-    """A linear layer, its activation and the norm of its rows: y, or with `keep` (y, h, z, activation, parameter, mean,
-    rstd), where h is what was normalised and z the sum before the activation, if there is one. Of parameters of layers: bias fits the weight, gamma and
-    beta fit normalized_shape. None where x or that do not fit the weight: then the two layers run by themselves, and say what
-    is wrong."""
+    """A linear layer, its activation and the norm of its rows, by the layers' parameters: y, or with `keep` (y, h, z,
+    activation, parameter, mean, rstd), where h is what was normalised and z the sum before the activation, if there is one.
+    None where any of that does not fit the weight: then the two layers run by themselves, and say what is wrong."""
     cdef object weight = of_weight._operand
     cdef cnp.ndarray bias = None if of_bias is None else of_bias._data
     cdef cnp.ndarray gamma = None if of_gamma is None else of_gamma._data, beta = None if of_beta is None else of_beta._data
@@ -142,7 +152,7 @@ def linear_norm(x, Trainable of_weight not None, Trainable of_bias, int activati
         if cnp.PyArray_TYPE(weight) != type_num:
             return None
     if k != xm.cols or n == 0 or len(normalized_shape) != 1 or <Py_ssize_t>normalized_shape[0] != n or \
-            (gamma is not None and cnp.PyArray_TYPE(gamma) != type_num):
+            not (vector_fits(bias, n, type_num) and both_fit(gamma, beta, n, type_num)):
         return None
     y = h = new_rows(a, n)
     if keep:

@@ -34,10 +34,9 @@ static int has_fast_gathers(void) {
  * Zen 5 on start eight instructions a cycle, more than shuffles can use. */
 static int has_fast_scalars(void) {
     unsigned a, b, c, d;
+    if (__get_cpuid(0x8000001a, &a, &b, &c, &d) && (a & 5) == 1) return 1;
     __builtin_cpu_init();
-    if (!__builtin_cpu_is("amd") || !__get_cpuid(1, &a, &b, &c, &d)) return 0;
-    const unsigned family = (a >> 8 & 15) + (a >> 20 & 255);
-    return family >= 0x1a || (__get_cpuid(0x8000001a, &a, &b, &c, &d) && (a & 5) == 1);
+    return __builtin_cpu_is("amd") && __get_cpuid(1, &a, &b, &c, &d) && (a >> 8 & 15) + (a >> 20 & 255) >= 0x1a;
 }
 static int has_split_indexed(void) {
     __builtin_cpu_init();

@@ -47,6 +47,7 @@ def in_turn():
     def walk(isas):
         for name in isas:
             _core.select_isa(name)
+            print("target", name)  # shown where a test fails
             yield name
 
     yield walk

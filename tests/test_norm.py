@@ -313,6 +313,22 @@ def test_what_is_not_fused(rng):
                 call(bad)
 
 
+@pytest.mark.parametrize("layer, name, shape, dtype", [
+    (0, "bias", 6, np.float64), (0, "bias", 3, np.float32), (1, "weight", 3, np.float32), (1, "weight", 6, np.float64),
+    (1, "bias", 3, np.float32), (1, "bias", 6, np.float64), (1, "weight", None, None),
+])
+def test_a_parameter_that_was_replaced_by_one_that_does_not_fit(layer, name, shape, dtype):
+    model, x = fastfc.Sequential(fastfc.Linear(4, 6, rng=0), fastfc.LayerNorm(6)), np.ones((2, 4), np.float32)
+    model(x)
+    setattr(model[layer], name, None if shape is None else fastfc.Parameter(np.ones(shape, dtype)))
+    for call in (model, model.vjp):
+        with pytest.raises((TypeError, ValueError), match=name):
+            call(x)
+    if layer:
+        with pytest.raises((TypeError, ValueError), match=name):
+            model[1](np.ones((2, 6), np.float32))
+
+
 def test_a_gradient_that_c_cannot_add_to(rng, dtype):
     model = fastfc.Sequential(fastfc.Linear(4, 6, dtype=dtype, rng=0), fastfc.LayerNorm(6, dtype=dtype))
     x, grad_y = gaussian(rng, (3, 4), dtype), gaussian(rng, (3, 6), dtype)

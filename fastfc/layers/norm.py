@@ -54,9 +54,16 @@ class RowNorm(Module):
         x = float_array(name, "x", x)
         if x.shape[-len(self.normalized_shape):] != self.normalized_shape:
             raise ValueError(f"{name}: the last axes of x must be {self.normalized_shape}, got shape {x.shape}")
-        if self.weight is not None and x.dtype != self.weight.data.dtype:
-            expected = self.weight.data.dtype
-            raise TypeError(f"{name}: x is {x.dtype}, weight is {expected}; mixed dtypes are not converted")
+        if self.weight is None and self.bias is not None:
+            raise ValueError(f"{name}: bias needs a weight, got None")
+        for what, parameter in (("weight", self.weight), ("bias", self.bias)):
+            if parameter is None:
+                continue
+            shape, dtype = parameter.data.shape, parameter.data.dtype
+            if x.dtype != dtype:
+                raise TypeError(f"{name}: x is {x.dtype}, {what} is {dtype}; mixed dtypes are not converted")
+            if shape != self.normalized_shape:
+                raise ValueError(f"{name}: {what} must have shape {self.normalized_shape}, got {shape}")
         return contiguous(x)
 
     def __call__(self, x):
@@ -212,13 +219,13 @@ class LinearNorm:
     def _run(self, x, keep):
         """What `_core.linear_norm` returns, or None where the layers are to run apart."""
         linear, following, norm = self.linear, self.following, self.norm
+        if type(linear) is not Linear:
+            return None
         activation = linear.activation
         if following is not None:
             if activation is not None:
                 return None
             activation = following.activation
-        if type(linear) is not Linear:
-            return None
         number, parameter = IDENTITY if activation is None else _activation("linear", activation)
         return _core.linear_norm(x, linear.weight, linear.bias, number, parameter, norm.weight, norm.bias,
                                  norm.normalized_shape, norm.center, norm.eps, keep)
