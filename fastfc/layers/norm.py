@@ -216,34 +216,28 @@ class LinearNorm:
     def __init__(self, linear, following, norm):
         self.linear, self.following, self.norm = linear, following, norm
 
-    def _run(self, x, keep):
-        """What `_core.linear_norm` returns, or None where the layers are to run apart."""
+    def __call__(self, x, keep=False):
+        """y; or with `keep` what `_core.linear_norm` returns, None where the layers are to run apart."""
         linear, following, norm = self.linear, self.following, self.norm
-        if type(linear) is not Linear:
-            return None
-        activation = linear.activation
-        if following is not None:
-            if activation is not None:
-                return None
-            activation = following.activation
-        number, parameter = IDENTITY if activation is None else _activation("linear", activation)
-        return _core.linear_norm(x, linear.weight, linear.bias, number, parameter, norm.weight, norm.bias,
-                                 norm.normalized_shape, norm.center, norm.eps, keep)
+        y = None
+        if type(linear) is Linear and (following is None or linear.activation is None):
+            activation = linear.activation if following is None else following.activation
+            number, parameter = IDENTITY if activation is None else _activation("linear", activation)
+            y = _core.linear_norm(x, linear.weight, linear.bias, number, parameter, norm.weight, norm.bias,
+                                  norm.normalized_shape, norm.center, norm.eps, keep)
+        return self._apart(x) if y is None and not keep else y
 
-    def __call__(self, x):
-        y = self._run(x, False)
-        if y is None:
-            for layer in self._layers():
-                x = layer(x)
-            return x
-        return y
+    def _apart(self, x):
+        for layer in self._layers():
+            x = layer(x)
+        return x
 
     def _layers(self):
         return [layer for layer in (self.linear, self.following, self.norm) if layer is not None]
 
     def vjp(self, x):
         linear, norm = self.linear, self.norm
-        results = self._run(x, True)
+        results = self(x, True)
         if results is None:
             return self._vjp_apart(x)
         y, h, z, number, parameter, mean, rstd = results
