@@ -212,7 +212,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.far = afar ? 96 : 0;
     p.ahead = g->panels && !once;
     const int from_memory = 3 * weight > (double)fc_l3_bytes(); /* or more than what others leave of L3 */
-    p.halves = afar || (p.ahead && (from_memory || g->m < tile));
+    const int beyond_l2 = 2 * weight > (double)fc_l2_bytes(); /* or more than x and y leave of it */
+    p.halves = afar || (p.ahead && (from_memory || (beyond_l2 && g->m < tile)));
 
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing

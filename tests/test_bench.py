@@ -493,12 +493,14 @@ def small_run(tmp_path, *more):
     ]  # fmt: skip
 
 
-def test_end_to_end(tmp_path, capsys):
+def test_end_to_end(tmp_path, capsys, monkeypatch):
     picture = tmp_path / "bench.png"
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")  # read by OpenBLAS when it is loaded: only the note appears
     assert main(small_run(tmp_path, "--picture", str(picture), "--backward", "--calls", "--epilogue")) == 0
     text = capsys.readouterr().out
     assert "16×24" in text
     assert "numpy" in text
+    assert "note: OPENBLAS_CORETYPE=Haswell is set" in text
     result = json.loads((tmp_path / "bench.json").read_text())
     assert [cell["case"]["kind"] for cell in result["cells"]][:2] == ["forward", "backward"]
     cell = result["cells"][0]
