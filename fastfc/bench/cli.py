@@ -306,8 +306,8 @@ def main(options: argparse.Namespace) -> int:
         _say("left out: " + "; ".join(f"{names} ({reason})" for reason, names in named.items()))
     told = os.environ.get("OPENBLAS_CORETYPE")
     if told:
-        _say(f"note: OPENBLAS_CORETYPE={told} is set: numpy and scipy use these kernels, which may not be the best for this "
-             "CPU; unset it to measure against what they choose")
+        _say(f"note: OPENBLAS_CORETYPE={told} is set: numpy and scipy use these kernels, which may not be the best for "
+             "this CPU; unset it to measure against what they choose")
     if limits.probes() is None:
         _say("no roofline: this build of fastfc has no probes")
     most = max((case.threads for case in todo), default=1)
