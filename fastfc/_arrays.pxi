@@ -4,11 +4,12 @@
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
-from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport strcpy
+from libc.string cimport memset, strcpy
 
 cdef extern from "memory.h" nogil:
     void *fc_alloc_array(size_t bytes)
+    void *fc_realloc(void *p, size_t bytes)
+    void fc_free(void *p)
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyDataMemAllocator:
@@ -30,15 +31,18 @@ cdef void *_allocate(void *context, size_t bytes) noexcept nogil:
 
 
 cdef void *_allocate_zeros(void *context, size_t count, size_t size) noexcept nogil:
-    return calloc(count, size)
+    cdef void *p = fc_alloc_array(count * size) if not size or count <= <size_t>-1 // size else NULL
+    if p != NULL:
+        memset(p, 0, count * size)
+    return p
 
 
 cdef void *_resize(void *context, void *p, size_t bytes) noexcept nogil:
-    return realloc(p, bytes)
+    return fc_realloc(p, bytes)
 
 
 cdef void _release(void *context, void *p, size_t bytes) noexcept nogil:
-    free(p)
+    fc_free(p)
 
 
 cdef PyDataMem_Handler _lines

@@ -22,8 +22,9 @@
  * - Work runs in round-to-nearest with denormals honoured on every thread; the caller's floating-point mode and status
  *   flags are left as they were.
  * - `threads` is an upper bound; small work stays on the calling thread. Functions are re-entrant. Workspace is taken
- *   before the work that needs it and given back at the end; if it can't be had, FC_NO_MEMORY comes back. A forward pass
- *   has then written nothing; of a backward pass some gradients may be complete and the others untouched.
+ *   before the work that needs it and given back at the end, each block with 64 bytes more; if it can't be had, FC_NO_MEMORY
+ *   comes back. A forward pass has then written nothing; of a backward pass some gradients may be complete and the others
+ *   untouched.
  */
 #ifndef FASTFC_H
 #define FASTFC_H

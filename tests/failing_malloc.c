@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 void *__libc_malloc(size_t);
-void *__libc_memalign(size_t, size_t);
+void *__libc_realloc(void *, size_t);
 
 static uintptr_t from, to;
 static atomic_long left, seen;
@@ -32,13 +32,7 @@ static int fails(void *caller) {
 }
 
 void *malloc(size_t bytes) { return fails(__builtin_return_address(0)) ? NULL : __libc_malloc(bytes); }
-void *aligned_alloc(size_t alignment, size_t bytes) {
-    return fails(__builtin_return_address(0)) ? NULL : __libc_memalign(alignment, bytes);
-}
-int posix_memalign(void **p, size_t alignment, size_t bytes) {
-    if (fails(__builtin_return_address(0))) return ENOMEM;
-    return (*p = __libc_memalign(alignment, bytes)) ? 0 : ENOMEM;
-}
+void *realloc(void *p, size_t bytes) { return fails(__builtin_return_address(0)) ? NULL : __libc_realloc(p, bytes); }
 void *mmap(void *address, size_t bytes, int protection, int flags, int file, off_t offset) {
     if (fails(__builtin_return_address(0))) {
         errno = ENOMEM;

@@ -16,12 +16,18 @@ from fastfc import _core
 FE_TOWARDZERO = {"x86_64": 0xC00, "aarch64": 0xC00000}[os.uname().machine]
 
 
+def addresses():
+    """Where the library stands in this process: from, to."""
+    with open("/proc/self/maps") as file:
+        lines = [re.split("[- ]", line)[:2] for line in file if line.rstrip().endswith(_core.__file__)]
+    return min(int(begin, 16) for begin, _ in lines), max(int(end, 16) for _, end in lines)
+
+
 def symbols():
     """{name: (address in this process, size)} of the library's functions and tables; empty if it is stripped."""
     if not shutil.which("readelf") or not os.path.exists("/proc/self/maps"):
         return {}
-    with open("/proc/self/maps") as file:
-        base = min(int(line.split("-")[0], 16) for line in file if line.rstrip().endswith(_core.__file__))
+    base, _ = addresses()
     text = subprocess.run(["readelf", "--syms", "--wide", _core.__file__], capture_output=True, text=True).stdout
     rows = (line.split() for line in text.splitlines())
     return {r[7]: (base + int(r[1], 16), int(r[2], 0)) for r in rows if len(r) == 8 and re.match(r"fc_\w+__", r[7])}

@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 from canonical import compile_c
+from faults import addresses
 from samples import gaussian, random_csr
 
 import fastfc
@@ -94,9 +95,7 @@ def armed(library):
     """(arm(n): our allocation number n from now on fails, or none if n < 0; how many there were since)."""
     hook = ctypes.CDLL(library)
     hook.allocations_seen.restype = ctypes.c_long
-    with open("/proc/self/maps") as file:
-        lines = [re.split("[- ]", line)[:2] for line in file if line.rstrip().endswith(_core.__file__)]
-    begin, end = min(int(a, 16) for a, _ in lines), max(int(b, 16) for _, b in lines)
+    begin, end = addresses()
     return (
         lambda n: hook.fail_allocation(ctypes.c_void_p(begin), ctypes.c_void_p(end), ctypes.c_long(n)),
         hook.allocations_seen,

@@ -207,8 +207,11 @@ def test_large_results_begin_at_a_cache_line_and_are_ordinary_arrays(dtype):
         assert a.flags.owndata or a.base.flags.owndata
         assert a.flags.writeable
     del z
-    y.resize((400, 90), refcheck=False)
-    assert np.array_equal(y, np.repeat(np.array([70, 0, 0, 0], dtype), 100)[:, None] * np.ones(90, dtype))
+    for rows in (100, 400, 1001, 5000, 7, 300):
+        kept = min(len(y), rows)
+        y[:] = np.arange(y.size).reshape(y.shape)
+        y.resize((rows, 90), refcheck=False)
+        assert np.array_equal(y[:kept], np.arange(kept * 90).reshape(kept, 90)) and not y[kept:].any()
 
 
 def test_numpy_makes_its_own_arrays_as_before(dtype):
