@@ -187,10 +187,16 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.few = !g->panels && !p.direct && g->b_k == size && g->m <= FC_FEW;
     p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
     const double weight = (double)g->n * (double)g->k * (double)size;
+    const int from_memory = 3 * weight > (double)fc_l3_bytes(); /* or more than what others leave of L3 */
+    const int beyond_l2 = 2 * weight > (double)fc_l2_bytes(); /* or more than x and y leave of it */
+    const int large_l1 = fc_l1_bytes() > 32 << 10;
     /* A panel is walked once, by one tile or one in each strip, and read where it stands. (`scalar` has lower tiles.) So are wide
-     * ones from memory by more rows, in strips of half of them. */
-    const int afar = g->panels && !kernels->narrow && weight > (double)fc_l3_bytes() && g->m > FC_FEW && g->m < tile;
-    const int once = afar || (g->m <= FC_FEW && (g->panels || (p.direct && g->n % kernels->lanes[g->dtype] == 0)));
+     * ones by more rows, in strips of half of them: from memory, and from L3 where L1 has room to fetch into. (As many rows as a
+     * tile has make full tiles the other way too: then only what surely stays in L3.) */
+    const int wide = g->panels && !kernels->narrow && g->m > FC_FEW;
+    const int afar = wide && weight > (double)fc_l3_bytes() && g->m < tile;
+    const int near = wide && beyond_l2 && large_l1 && g->m <= tile && (g->m < tile ? 1 : 2) * weight <= (double)fc_l3_bytes();
+    const int once = afar || near || (g->m <= FC_FEW && (g->panels || (p.direct && g->n % kernels->lanes[g->dtype] == 0)));
     /* Otherwise b is packed; where a panel's row is one line, several panels at a time, and before it is used. */
     const int packs = !g->panels && !once && !p.few;
     const ptrdiff_t together = packs && kernels->narrow ? 2 * p.cols : panel;
@@ -204,16 +210,14 @@ fc_status fc_gemm_run(const fc_gemm *g) {
      * is worked on. */
     if (!g->panels) p.stream = 32;
     else if (afar) p.stream = 24;
-    else if (!kernels->narrow && weight > (double)fc_l3_bytes() && g->m > 1 && fc_l1_bytes() > 32 << 10)
-        p.stream = g->m > 4 ? 64 : 32;
+    else if (near) p.stream = 64;
+    else if (!kernels->narrow && weight > (double)fc_l3_bytes() && g->m > 1 && large_l1) p.stream = g->m > 4 ? 64 : 32;
     else if (!kernels->narrow) p.stream = weight > (double)fc_l2_bytes() ? 0 : 16;
     else if (weight > (double)fc_l3_bytes()) p.stream = g->m <= 2 ? 4 : 16;
     else p.stream = weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
     p.far = afar ? 96 : 0;
     p.ahead = g->panels && !once;
-    const int from_memory = 3 * weight > (double)fc_l3_bytes(); /* or more than what others leave of L3 */
-    const int beyond_l2 = 2 * weight > (double)fc_l2_bytes(); /* or more than x and y leave of it */
-    p.halves = afar || (p.ahead && (from_memory || (beyond_l2 && g->m < tile)));
+    p.halves = afar || near || (p.ahead && (from_memory || (beyond_l2 && g->m < tile)));
 
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing
