@@ -57,6 +57,7 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
         job.b_panel = panel;
         job.between = job.behind = left;
         job.stream = p->stream;
+        job.halves = p->halves;
         if (p->pack_bytes) {
             job.copy = packed;
             if (left) job.next = (const char *)job.b + steps * g->b_k;
@@ -164,6 +165,15 @@ static fc_status run_apart(const fc_gemm *g, ptrdiff_t apart) {
     return status ? status : fc_gemm_run(&last);
 }
 
+/* The most rows of the batch for which a weight whose rows of outputs are contiguous is read where it stands. With more of them, or
+ * from afar, a packed copy brings more than it costs; the sooner where its rows crowd into few sets of L1. */
+static ptrdiff_t most_in_place(const fc_gemm *g) {
+    const double weight = (double)g->n * (double)g->k * (double)fc_size(g->dtype), l2 = (double)fc_l2_bytes();
+    const int crowded = g->b_k % 2048 == 0;
+    if (g->kernels->narrow || weight > (crowded ? l2 : 4 * l2)) return FC_FEW;
+    return crowded ? g->kernels->tile_rows : 64;
+}
+
 /* Multiply-adds of a unit: some 10 us. */
 static const double UNIT = 1 << 19;
 
@@ -196,7 +206,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const int wide = g->panels && !kernels->narrow && g->m > FC_FEW;
     const int afar = wide && weight > (double)fc_l3_bytes() && g->m < tile;
     const int near = wide && beyond_l2 && large_l1 && g->m <= tile && (g->m < tile ? 1 : 2) * weight <= (double)fc_l3_bytes();
-    const int once = afar || near || (g->m <= FC_FEW && (g->panels || (p.direct && g->n % kernels->lanes[g->dtype] == 0)));
+    const int full = p.direct && g->n % kernels->lanes[g->dtype] == 0;
+    const int once = afar || near || (g->panels ? g->m <= FC_FEW : full && g->m <= most_in_place(g));
     /* Otherwise b is packed; where a panel's row is one line, several panels at a time, and before it is used. */
     const int packs = !g->panels && !once && !p.few;
     const ptrdiff_t together = packs && kernels->narrow ? 2 * p.cols : panel;
@@ -208,7 +219,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
      * are too slow, because the processor does not see the next lines early enough: then all are fetched, in two stages, or
      * where L1 has room for 16 KiB more, into it. With many rows there is time to bring the next chunk into L2 while this one
      * is worked on. */
-    if (!g->panels) p.stream = 32;
+    if (!g->panels) p.stream = once && g->m > FC_FEW ? 16 : 32;
     else if (afar) p.stream = 24;
     else if (near) p.stream = 64;
     else if (!kernels->narrow && weight > (double)fc_l3_bytes() && g->m > 1 && large_l1) p.stream = g->m > 4 ? 64 : 32;
@@ -217,17 +228,18 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     else p.stream = weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
     p.far = afar ? 96 : 0;
     p.ahead = g->panels && !once;
-    p.halves = afar || near || (p.ahead && (from_memory || (beyond_l2 && g->m < tile)));
+    if (g->panels) p.halves = afar || near || (p.ahead && (from_memory || (beyond_l2 && g->m < tile)));
+    else p.halves = p.direct && !kernels->narrow && g->m > FC_FEW && (once ? weight > (double)fc_l1_bytes() : g->m <= 3 * tile);
 
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing
      * more; of wide panels 3, where all of k is more than that. From memory, with few rows, narrow ones come evenly in small
-     * chunks. */
+     * chunks. And what few rows pack in half panels stays in L1. */
     ptrdiff_t room = (ptrdiff_t)fc_l2_bytes() / (g->panels || !kernels->narrow ? 4 : 2);
     if (g->panels && kernels->narrow && from_memory && g->m <= 2 * tile) room = 48 << 10;
     p.chunk = room / (together * size) / FC_BLOCK * FC_BLOCK;
     if (g->panels && p.chunk > 6 * FC_BLOCK) p.chunk = 6 * FC_BLOCK;
-    if (p.chunk < FC_BLOCK) p.chunk = FC_BLOCK;
+    if (p.chunk < FC_BLOCK || (packs && p.halves)) p.chunk = FC_BLOCK;
     if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
     else if (g->panels && !kernels->narrow && p.chunk > 3 * FC_BLOCK) p.chunk = 3 * FC_BLOCK;
     else if (packs) { /* evenly: one is fetched, or waited for, while the one before is worked on */
@@ -252,10 +264,11 @@ fc_status fc_gemm_run(const fc_gemm *g) {
         const ptrdiff_t fit = (ptrdiff_t)fc_l2_bytes() / 2 / (p.chunk * size) / together * together;
         const ptrdiff_t all = (g->n + together - 1) / together * together;
         p.rows_first = 1;
-        p.direct = 0;
+        if (!full || kernels->narrow || g->b_k > 2 * panel * size) p.direct = 0; /* else it is near enough to contiguous */
+        p.stream = 8;
         if (fit > together) p.cols = p.at_once = fit < all ? fit : all;
     }
-    if (packs) {
+    if (packs && !(p.rows_first && p.direct)) {
         p.pack_bytes = (size_t)(p.chunk * p.at_once * size + p.at_once / panel * 64 + 63) / 64 * 64;
     }
     p.strips = (g->n + p.cols - 1) / p.cols;

@@ -100,6 +100,8 @@ def test_backward_follows_the_canonical_order(fma_isa, dtype, rng, canonical, va
         (20, 400, 2 * edges.panel - 1),
         (577, 70, 70),
         (200, 50, 700),
+        (193, 30, edges.panel),
+        (130, 40, 2 * edges.panel),
     ):
         grad, x, weight, z = (values(rng, s, dtype) for s in ((m, n), (m, k), (n, k), (m, n)))
         expected = canonical.backward(grad, x, weight, z, activation)
