@@ -35,12 +35,13 @@ void *fc_alloc(size_t bytes) {
 }
 
 void *fc_realloc(void *old, size_t bytes) {
-    char *start = old ? *start_of(old) : NULL, *p;
-    const ptrdiff_t skip = (char *)old - start;
-    if (bytes > SIZE_MAX - 64 || !(start = realloc(start, bytes + 64))) return NULL;
-    p = aligned(start);
-    if (old && p != start + skip) memmove(p, start + skip, bytes);
-    *start_of(p) = start;
+    void *start = old ? *start_of(old) : NULL;
+    const uintptr_t skip = (uintptr_t)old - (uintptr_t)start;
+    char *fresh = bytes > SIZE_MAX - 64 ? NULL : realloc(start, bytes + 64), *p;
+    if (!fresh) return NULL;
+    p = aligned(fresh);
+    if (old && p != fresh + skip) memmove(p, fresh + skip, bytes);
+    *start_of(p) = fresh;
     return p;
 }
 
