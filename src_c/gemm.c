@@ -266,6 +266,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
         p.rows_first = 1;
         if (!full || kernels->narrow || g->b_k > 2 * panel * size) p.direct = 0; /* else it is near enough to contiguous */
         p.stream = 8;
+        rows = g->m; /* or each block of them would pack b again */
         if (fit > together) p.cols = p.at_once = fit < all ? fit : all;
     }
     if (packs && !(p.rows_first && p.direct)) {
