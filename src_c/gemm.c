@@ -194,7 +194,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     if (apart) return run_apart(g, apart);
     plan p = {.g = g, .cols = kernels->width[g->dtype]};
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0;
-    p.few = !g->panels && !p.direct && g->b_k == size && g->m <= FC_FEW;
+    p.few = !g->panels && !p.direct && g->b_k == size && g->m <= kernels->few_rows[g->dtype];
     p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
     const double weight = (double)g->n * (double)g->k * (double)size;
     const int from_memory = 3 * weight > (double)fc_l3_bytes(); /* or more than what others leave of L3 */

@@ -50,9 +50,9 @@ typedef struct fc_gemm_job {
     ptrdiff_t row, col;       /* where this tile stands in y */
 } fc_gemm_job;
 
-/* few: m <= FC_FEW rows of a times n rows of w, whose k is contiguous; both may stand anywhere. With `across` it is the
- * outputs that are few: a is the weight, w the batch, and the sum of rows i and j belongs at y[j, i]. */
-enum { FC_FEW = 6 };
+/* few: up to few_rows (fc_kernels) rows of a times n rows of w, whose k is contiguous; both may stand anywhere. With `across` it
+ * is the outputs that are few, FC_FEW at most: a is the weight, w the batch, and the sum of rows i and j belongs at y[j, i]. */
+#define FC_FEW 6
 typedef struct fc_few_job {
     const void *a;
     ptrdiff_t a_row, a_step;  /* bytes from row to row, and along k */
@@ -357,6 +357,7 @@ typedef struct fc_kernels {
     ptrdiff_t width[2];       /* columns of the widest tile: as much as a unit of work is wide */
     ptrdiff_t lanes[2];
     ptrdiff_t tile_rows;      /* the most rows of any tile of two vectors and more */
+    ptrdiff_t few_rows[2];    /* the most rows of a that `few` takes, by dtype */
     int tables[2];            /* `tiled` holds a column of x in registers where steps have a byte, by dtype */
     int narrow;               /* a row of a panel is one line: too little to fetch at a time from rows that stand apart */
 #define FC_KERNEL(name) void (*name[2])(struct fc_##name##_job *);

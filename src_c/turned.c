@@ -25,7 +25,7 @@ typedef struct turned {
 const fc_kernels *fc_turned_kernels(const fc_gemm *g) {
     const ptrdiff_t size = fc_size(g->dtype);
     if (g->panels || g->b_k != size || g->b_j % size || (uintptr_t)g->b % (uintptr_t)size) return NULL;
-    const ptrdiff_t few = g->kernels->lanes[g->dtype] > 4 ? FC_FEW : 2;
+    const ptrdiff_t few = g->kernels->lanes[g->dtype] > 4 ? g->kernels->few_rows[g->dtype] : 2;
     if (g->m <= few || g->m > LONGEST || g->k < 3 * g->m) return NULL;
     const fc_kernels *shorter = fc_shorter(g->kernels);
     const fc_kernels *kernels = shorter && g->m <= shorter->lanes[g->dtype] ? shorter : g->kernels;

@@ -18,6 +18,7 @@ enum { VL_words = 8 };
 
 /* 32 registers: 6 rows by 4 vectors leave 8 for W and x. */
 enum { ROWS_1 = 12, ROWS_2 = 12, ROWS_3 = 8, ROWS_4 = 6 };
+#define FEW_ROWS_f32 12 /* 16 registers hold a block that is transposed, of float64 8 */
 enum { PANEL_VECS = 4 };
 
 FC_INLINE vec_f32 v_zero_f32(void) { return _mm512_setzero_ps(); }

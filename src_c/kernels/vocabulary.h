@@ -98,6 +98,14 @@
 #ifndef FC_HAS_GATHERS
 #define FC_HAS_GATHERS 0
 #endif
+/* The most rows of a batch that meet a plain weight transposed in registers. */
+#ifndef FEW_ROWS_f32
+#define FEW_ROWS_f32 FC_FEW
+#endif
+#ifndef FEW_ROWS_f64
+#define FEW_ROWS_f64 FC_FEW
+#endif
+#define FEW_ROWS FC_TYPED(FEW_ROWS_)
 /* 0: CPUs with this target follow the rows of a plain weight by themselves. */
 #ifndef FC_FETCH_ROWS
 #define FC_FETCH_ROWS 1
