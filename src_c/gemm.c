@@ -16,7 +16,7 @@ typedef struct plan {
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     int stream;                   /* steps of b to fetch ahead where it is walked once, */
     int far;                      /* and into L2 */
-    int halves;                   /* L2 is busy with what comes from memory: ask it for less */
+    int halves;                   /* strips of half a panel: L2 is busy and asked for less, or a copy stays in L1 */
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int rows_first;               /* b's strip stays in L2 while rows of a pass by, and y is written along its rows */
     int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
@@ -234,7 +234,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing
      * more; of wide panels 3, where all of k is more than that. From memory, with few rows, narrow ones come evenly in small
-     * chunks. And what few rows pack in half panels stays in L1. */
+     * chunks. And what few rows copy in half panels stays in L1, one block of it. */
     ptrdiff_t room = (ptrdiff_t)fc_l2_bytes() / (g->panels || !kernels->narrow ? 4 : 2);
     if (g->panels && kernels->narrow && from_memory && g->m <= 2 * tile) room = 48 << 10;
     p.chunk = room / (together * size) / FC_BLOCK * FC_BLOCK;

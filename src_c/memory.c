@@ -71,7 +71,7 @@ void *fc_map(size_t bytes) {
 
 void *fc_alloc_array(size_t bytes) {
     const size_t page = 4096;
-    char *p = fc_realloc(NULL, bytes);
+    char *p = fc_alloc(bytes);
     const size_t skip = (page - (uintptr_t)p % page) % page;
     if (p && bytes >= 2 * huge) madvise(p + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
     return p;
@@ -82,7 +82,7 @@ void fc_unmap(void *p, size_t bytes) {
     else if (p) munmap(p, (bytes + huge - 1) / huge * huge);
 }
 #else
-void *fc_alloc_array(size_t bytes) { return fc_realloc(NULL, bytes); }
+void *fc_alloc_array(size_t bytes) { return fc_alloc(bytes); }
 void *fc_map(size_t bytes) { return fc_alloc(bytes); }
 void fc_unmap(void *p, size_t bytes) {
     (void)bytes;

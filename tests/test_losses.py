@@ -230,17 +230,19 @@ def test_cross_entropy_the_same_bits(dtype, rng, option, in_turn):
 def test_few_classes_have_the_bits_of_many(isa, dtype, rng):
     """Up to 16 classes rows run side by side; one more that is impossible changes no sum."""
     for rows, classes in itertools.product((1, 3, 16, 35), (1, 2, 10, 16)):
-        for weight in (None, rng.random(17).astype(dtype)):
+        for weight in (None, rng.random(17).astype(dtype), rng.choice(np.array([0.0, -0.0, -1.0, np.inf], dtype), 17)):
             logits = 3 * gaussian(rng, (rows, classes), dtype)
-            logits[0, 0] = np.nan
+            logits[rows // 2, 0] = np.nan
             logits[-1, -1] = -np.inf
+            logits[rows // 3] = np.where(rng.random(classes) < 0.5, 0.0, -0.0)
             more = np.full((rows, 17), -np.inf, dtype)
             more[:, :classes] = logits
             target = rng.integers(0, classes, rows)
-            target[::5] = -100
+            ignored = 0 if classes == 10 else -100
+            target[::5] = ignored
             weights = (None, None) if weight is None else (weight[:classes], weight)
             (few, few_back), (many, many_back) = (
-                fastfc.CrossEntropyLoss(weight=w, reduction="none").vjp(x, target)
+                fastfc.CrossEntropyLoss(weight=w, ignore_index=ignored, reduction="none").vjp(x, target)
                 for w, x in zip(weights, (logits, more), strict=True))
             assert_same_bits(few, many)
             upstream = gaussian(rng, rows, dtype)
