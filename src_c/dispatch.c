@@ -30,18 +30,23 @@ static int has_fast_gathers(void) {
     __builtin_cpu_init();
     return __builtin_cpu_is("intel") && __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 23 & 1;
 }
+static int is_zen_5(void) { /* or a later one */
+    unsigned a, b, c, d;
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd") && __get_cpuid(1, &a, &b, &c, &d) && (a >> 8 & 15) + (a >> 20 & 255) >= 0x1a;
+}
 /* AMD's before Zen 2, which say that they have a data path of 128 bits and none of 256, fill vectors too slowly; and those from
  * Zen 5 on start eight instructions a cycle, more than shuffles can use. */
 static int has_fast_scalars(void) {
     unsigned a, b, c, d;
-    if (__get_cpuid(0x8000001a, &a, &b, &c, &d) && (a & 5) == 1) return 1;
-    __builtin_cpu_init();
-    return __builtin_cpu_is("amd") && __get_cpuid(1, &a, &b, &c, &d) && (a >> 8 & 15) + (a >> 20 & 255) >= 0x1a;
+    return (__get_cpuid(0x8000001a, &a, &b, &c, &d) && (a & 5) == 1) || is_zen_5();
 }
 static int has_split_indexed(void) {
     __builtin_cpu_init();
     return __builtin_cpu_is("intel") != 0;
 }
+/* Zen 4 takes two cycles to each; Intel's have half as many units for them. */
+static int has_long_shuffles(void) { return is_zen_5(); }
 static int has_byte_tables(void) {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512vbmi") != 0;
@@ -50,6 +55,7 @@ static int has_byte_tables(void) {
 static int has_fast_gathers(void) { return 0; }
 static int has_fast_scalars(void) { return 0; }
 static int has_split_indexed(void) { return 0; }
+static int has_long_shuffles(void) { return 0; }
 static int has_byte_tables(void) { return 0; }
 #endif
 
@@ -68,7 +74,7 @@ static const target targets[] = {
 enum { TARGETS = sizeof targets / sizeof *targets };
 
 static const char *available[TARGETS + 1];
-int fc_fast_gathers, fc_fast_scalars, fc_split_indexed, fc_byte_tables;
+int fc_fast_gathers, fc_fast_scalars, fc_split_indexed, fc_long_shuffles, fc_byte_tables;
 static _Atomic(const fc_kernels *) current, shorter; /* shorter: than avx512's vectors, while it is available */
 /* A thread may compute with a target of its own; how many do is counted, so that nobody else pays for looking it up. */
 static atomic_int own_targets;
@@ -80,6 +86,7 @@ __attribute__((constructor)) static void find_targets(void) {
     fc_fast_gathers = has_fast_gathers();
     fc_fast_scalars = has_fast_scalars();
     fc_split_indexed = has_split_indexed();
+    fc_long_shuffles = has_long_shuffles();
     fc_byte_tables = has_byte_tables();
     for (int i = 0; i < TARGETS; i++)
         if (targets[i].runs_here()) {

@@ -126,10 +126,10 @@ static void run_rows(void *context, int thread, ptrdiff_t unit) {
 }
 
 /* The kernels for that, or NULL where it does not pay. Shorter vectors take fewer shuffles to transpose, which for one or two
- * outputs is most of the work. */
+ * outputs is most of the work, where the CPU does not make up for it. */
 static const fc_kernels *kernels_for_few_outputs(const fc_gemm *g) {
-    const fc_kernels *shorter = g->n <= 2 && g->dtype == FC_F32 ? fc_shorter(g->kernels) : NULL;
-    const fc_kernels *kernels = shorter ? shorter : g->kernels;
+    const int better = g->n <= 2 && g->dtype == FC_F32 && !(fc_long_shuffles && g->m >= g->kernels->lanes[g->dtype]);
+    const fc_kernels *shorter = better ? fc_shorter(g->kernels) : NULL, *kernels = shorter ? shorter : g->kernels;
     const int pays = g->n <= FC_FEW && g->n <= kernels->panel[g->dtype] && g->m >= 4 * g->n &&
                      g->m >= kernels->lanes[g->dtype] && g->k >= 12 * g->n;
     return pays ? kernels : NULL;
