@@ -165,12 +165,17 @@ static fc_status run_apart(const fc_gemm *g, ptrdiff_t apart) {
     return status ? status : fc_gemm_run(&last);
 }
 
+/* A panel's row is several lines: half of one is worth a walk. */
+static int has_long_panels(const fc_gemm *g) {
+    return !g->kernels->narrow && g->kernels->panel[g->dtype] * fc_size(g->dtype) > 64;
+}
+
 /* The most rows of the batch for which a weight whose rows of outputs are contiguous is read where it stands. With more of them, or
  * from afar, a packed copy brings more than it costs; the sooner where its rows crowd into few sets of L1. */
 static ptrdiff_t most_in_place(const fc_gemm *g) {
     const double weight = (double)g->n * (double)g->k * (double)fc_size(g->dtype), l2 = (double)fc_l2_bytes();
     const int crowded = g->b_k % 2048 == 0;
-    if (g->kernels->narrow || weight > (crowded ? l2 : 4 * l2)) return FC_FEW;
+    if (!has_long_panels(g) || weight > (crowded ? l2 : 4 * l2)) return FC_FEW;
     return crowded ? g->kernels->tile_rows : 64;
 }
 
@@ -205,7 +210,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
      * tile has make full tiles the other way too: then only what surely stays in L3.) */
     const int wide = g->panels && !kernels->narrow && g->m > FC_FEW;
     const int afar = wide && weight > (double)fc_l3_bytes() && g->m < tile;
-    const int near = wide && beyond_l2 && large_l1 && g->m <= tile && (g->m < tile ? 1 : 2) * weight <= (double)fc_l3_bytes();
+    const int near = wide && has_long_panels(g) && beyond_l2 && large_l1 && g->m <= tile &&
+                     (g->m < tile ? 1 : 2) * weight <= (double)fc_l3_bytes();
     const int full = p.direct && g->n % kernels->lanes[g->dtype] == 0;
     const int once = afar || near || (g->panels ? g->m <= FC_FEW : full && g->m <= most_in_place(g));
     /* Otherwise b is packed; where a panel's row is one line, several panels at a time, and before it is used. */
@@ -229,7 +235,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.far = afar ? 96 : 0;
     p.ahead = g->panels && !once;
     if (g->panels) p.halves = afar || near || (p.ahead && (from_memory || (beyond_l2 && g->m < tile)));
-    else p.halves = p.direct && !kernels->narrow && g->m > FC_FEW && (once ? weight > (double)fc_l1_bytes() : g->m <= 3 * tile);
+    else p.halves = p.direct && has_long_panels(g) && g->m > FC_FEW && (once ? weight > (double)fc_l1_bytes() : g->m <= 3 * tile);
 
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing
@@ -264,7 +270,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
         const ptrdiff_t fit = (ptrdiff_t)fc_l2_bytes() / 2 / (p.chunk * size) / together * together;
         const ptrdiff_t all = (g->n + together - 1) / together * together;
         p.rows_first = 1;
-        if (!full || kernels->narrow || g->b_k > 2 * panel * size) p.direct = 0; /* else it is near enough to contiguous */
+        /* Read where it stands, a few steps ahead, where that is as good as contiguous. */
+        if (!full || !has_long_panels(g) || g->b_k > 2 * panel * size) p.direct = 0;
         p.stream = 8;
         rows = g->m; /* or each block of them would pack b again */
         if (fit > together) p.cols = p.at_once = fit < all ? fit : all;
