@@ -80,10 +80,13 @@ typedef struct fc_pack_job {
 typedef struct fc_finish_job {
     const void *sum;
     ptrdiff_t sum_row;
-    int turned;
+    ptrdiff_t turned;            /* 0; or sums are turned, those of an output in a row: so many outputs at a time */
     const fc_epilogue *epilogue;
     ptrdiff_t row, col, m, n;
 } fc_finish_job;
+
+/* Bytes of a row of y that the processor sees being written, and fetches ahead. */
+enum { FC_LONG_PIECE = 4096 };
 
 /* Entries from the one that is multiplied to the one whose row of dense is fetched: half as many where that is more than four
  * vectors of it; from memory twice as many, and into L2, but where it is less than four. */

@@ -433,8 +433,10 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
                 p->kernels->tiled[dtype](&job);
             }
     }
+    /* Sums of a piece stay in a large L1, from one row of y to the next. */
+    const ptrdiff_t piece = fc_l1_bytes() > 32 << 10 ? (32 << 10) / row : FC_LONG_PIECE / size;
     fc_finish_job job = {
-        .sum = sum, .sum_row = row / size, .turned = s.vecs > 0, .epilogue = p->epilogue, .row = s.begin, .col = begin,
+        .sum = sum, .sum_row = row / size, .turned = s.vecs ? piece : 0, .epilogue = p->epilogue, .row = s.begin, .col = begin,
         .m = s.columns, .n = end - begin,
     };
     p->kernels->finish[dtype](&job);

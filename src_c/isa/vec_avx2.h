@@ -25,8 +25,8 @@ FC_INLINE vec_f64 v_set1_f64(double x) { return _mm256_set1_pd(x); }
 enum { PICK_f32 = VL_f32, PICK_f64 = VL_f64 };
 /* Four indices in one load: loads are what there are too few of. */
 FC_INLINE vec_f32 v_pick_f32(const float *p, const void *i, const int bytes) {
-    const uint64_t a = read_four_steps(i, bytes, 0), b = read_four_steps(i, bytes, 4);
-#define AT(four, s) p[step_of_four(four, bytes, s)]
+    const uint64_t a = read_steps(i, bytes, 0, 4), b = read_steps(i, bytes, 4, 4);
+#define AT(four, s) p[step_of(four, bytes, s)]
     return _mm256_setr_ps(AT(a, 0), AT(a, 1), AT(a, 2), AT(a, 3), AT(b, 0), AT(b, 1), AT(b, 2), AT(b, 3));
 #undef AT
 }
@@ -35,13 +35,13 @@ FC_INLINE vec_f64 v_pick_f64(const double *p, const void *i, const int bytes) {
 }
 /* Four rows at a time, so that their indices, four in one load, stay in registers. */
 FC_INLINE void pick4_rows(const float *p, const void *i, const int bytes, __m128 *t) {
-    uint64_t a = read_four_steps(i, bytes, 0), b = read_four_steps(i, bytes, 4);
-    uint64_t c = read_four_steps(i, bytes, 8), d = read_four_steps(i, bytes, 12);
+    uint64_t a = read_steps(i, bytes, 0, 4), b = read_steps(i, bytes, 4, 4);
+    uint64_t c = read_steps(i, bytes, 8, 4), d = read_steps(i, bytes, 12, 4);
     __asm__("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d)); /* or the compiler makes vectors of them, and takes these apart */
 #pragma GCC unroll 4
     for (int s = 0; s < 4; s++, a >>= 8 * bytes, b >>= 8 * bytes, c >>= 8 * bytes, d >>= 8 * bytes)
-        t[s] = _mm_setr_ps(p[step_of_four(a, bytes, 0)], p[step_of_four(b, bytes, 0)], p[step_of_four(c, bytes, 0)],
-                           p[step_of_four(d, bytes, 0)]);
+        t[s] = _mm_setr_ps(p[step_of(a, bytes, 0)], p[step_of(b, bytes, 0)], p[step_of(c, bytes, 0)],
+                           p[step_of(d, bytes, 0)]);
 }
 FC_INLINE void v_pick4_f32(const float *p, const void *i, const int bytes, vec_f32 *t) {
     __m128 low[4], high[4];
@@ -69,6 +69,8 @@ FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
     t[2] = _mm256_permute_pd(high, 0x0);
     t[3] = _mm256_permute_pd(high, 0xf);
 }
+FC_INLINE void v_each16_f32(const float *p, const int j, vec_f32 *t) { v_each4_f32(p + 4 * j, t); }
+FC_INLINE void v_each16_f64(const double *p, const int j, vec_f64 *t) { v_each4_f64(p + 4 * j, t); }
 FC_INLINE vec_f32 v_load_f32(const void *p) { return _mm256_loadu_ps(p); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return _mm256_loadu_pd(p); }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { _mm256_storeu_ps(p, v); }

@@ -9,6 +9,7 @@
  *   v_pick4(p, i, bytes, t)   lane j of t[s] = p[i[4 * j + s]], s from 0 to 3: likewise, but by gathers if FC_HAS_GATHERS is 1
  *   v_rows4(p, t)             lane j of t[s] = p[4 * j + s]
  *   v_each4(p, t)             all lanes of t[s] = p[s], s from 0 to 3
+ *   v_each16(p, j, t)         likewise p[4 * j + s], and p[0] to p[15] are there to be loaded at once
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
  *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
  *   v_sum(v)                  of all lanes, a number: a tree of halves, lanes 0 to VL / 2 - 1 plus the others first
@@ -60,6 +61,7 @@
 #define v_pick4 FC_TYPED(v_pick4_)
 #define v_rows4 FC_TYPED(v_rows4_)
 #define v_each4 FC_TYPED(v_each4_)
+#define v_each16 FC_TYPED(v_each16_)
 #define v_load FC_TYPED(v_load_)
 #define v_store FC_TYPED(v_store_)
 #define v_load_n FC_TYPED(v_load_n_)
