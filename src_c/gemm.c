@@ -204,7 +204,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const double weight = (double)g->n * (double)g->k * (double)size;
     const int from_memory = 3 * weight > (double)fc_l3_bytes(); /* or more than what others leave of L3 */
     const int beyond_l2 = 2 * weight > (double)fc_l2_bytes(); /* or more than x and y leave of it */
-    const int large_l1 = fc_l1_bytes() > 32 << 10;
+    const int large_l1 = fc_l1_bytes() > FC_SMALL_L1;
     /* A panel is walked once, by one tile or one in each strip, and read where it stands. (`scalar` has lower tiles.) So are wide
      * ones by more rows, in strips of half of them: from memory, and from L3 where L1 has room to fetch into. (As many rows as a
      * tile has make full tiles the other way too: then only what surely stays in L3.) */

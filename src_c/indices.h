@@ -13,16 +13,17 @@ static inline int64_t read_index(const void *p, int bytes, ptrdiff_t i) {
 #error "packed sparse weights are read as little-endian"
 #endif
 
-/* Step i of those of 1 or 2 bytes; so many that follow each other, at most 8 bytes, in one load (all targets are little-endian);
- * and one of these. */
+/* Step i of those of 1 or 2 bytes. */
 static inline ptrdiff_t read_step(const void *p, int bytes, ptrdiff_t i) {
     return bytes == 1 ? ((const uint8_t *)p)[i] : ((const uint16_t *)p)[i];
 }
+/* `count` of them from step i on, at most 8 bytes, in one load: all targets are little-endian. */
 static inline uint64_t read_steps(const void *p, int bytes, ptrdiff_t i, int count) {
     uint64_t steps = 0;
     memcpy(&steps, (const char *)p + i * bytes, (size_t)(count * bytes));
     return steps;
 }
+/* And step s of these. */
 static inline ptrdiff_t step_of(uint64_t steps, int bytes, int s) {
     return bytes == 1 ? (uint8_t)(steps >> 8 * s) : (uint16_t)(steps >> 16 * s);
 }

@@ -80,7 +80,7 @@ typedef struct fc_pack_job {
 typedef struct fc_finish_job {
     const void *sum;
     ptrdiff_t sum_row;
-    ptrdiff_t turned;            /* 0; or sums are turned, those of an output in a row: so many outputs at a time */
+    ptrdiff_t turned;            /* outputs at a time, if sums are turned, those of an output in a row; else 0 */
     const fc_epilogue *epilogue;
     ptrdiff_t row, col, m, n;
 } fc_finish_job;

@@ -18,6 +18,8 @@ void fc_unmap(void *p, size_t bytes);
 
 /* Bytes of one core's L1 for data; a careful guess where the system does not say. */
 size_t fc_l1_bytes(void);
+/* What most CPUs have; more is large. */
+enum { FC_SMALL_L1 = 32 << 10 };
 /* Bytes of one core's L2 cache, 2 MiB at most; a careful guess where the system does not say. */
 size_t fc_l2_bytes(void);
 /* Of the L3 that cores share; a guess likewise. */

@@ -433,8 +433,8 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
                 p->kernels->tiled[dtype](&job);
             }
     }
-    /* Sums of a piece stay in a large L1, from one row of y to the next. */
-    const ptrdiff_t piece = fc_l1_bytes() > 32 << 10 ? (32 << 10) / row : FC_LONG_PIECE / size;
+    /* From one row of y to the next the sums of a piece stay in a large L1: that is worth more than long pieces. */
+    const ptrdiff_t piece = fc_l1_bytes() > FC_SMALL_L1 ? FC_SMALL_L1 / row : FC_LONG_PIECE / size;
     fc_finish_job job = {
         .sum = sum, .sum_row = row / size, .turned = s.vecs ? piece : 0, .epilogue = p->epilogue, .row = s.begin, .col = begin,
         .m = s.columns, .n = end - begin,
@@ -515,6 +515,8 @@ static void stored_unit(void *context, int thread, ptrdiff_t b) {
     const stored *p = context;
     const fc_sparse *w = p->sparse;
     char *g = p->workspace + (size_t)thread * (p->g_bytes + p->x_bytes), *x = g + p->g_bytes;
+    const size_t row_bytes = (size_t)(p->step * fc_size(w->dtype));
+    memset(x + (size_t)w->tile * row_bytes, 0, row_bytes);
     for (ptrdiff_t row = 0; row < p->grad->rows; row += FC_BLOCK) {
         const ptrdiff_t m = p->grad->rows - row < FC_BLOCK ? p->grad->rows - row : FC_BLOCK;
         take_columns(p, p->grad, row, m, w->block[b], w->block[b + 1], g);
@@ -553,7 +555,7 @@ static fc_status stored_gradient(const fc_kernels *kernels, const fc_matrix *gra
     for (ptrdiff_t b = 0; b < w->blocks; b++)
         if (most < w->block[b + 1] - w->block[b]) most = w->block[b + 1] - w->block[b];
     p.g_bytes = (size_t)(most * p.step * size + 63) / 64 * 64;
-    p.x_bytes = (size_t)((w->tile < w->k ? w->tile : w->k) * p.step * size + 63) / 64 * 64;
+    p.x_bytes = (size_t)((w->tile + 1) * p.step * size + 63) / 64 * 64; /* padding names the row behind a tile */
     const int team = fc_team_for((double)w->nnz * (double)(m + FC_ENTRY), threads);
     p.workspace = fc_alloc((size_t)team * (p.g_bytes + p.x_bytes));
     if (p.workspace) fc_parallel_for(team, w->blocks, stored_unit, &p);

@@ -52,7 +52,8 @@ static void multiply(const turned *t, ptrdiff_t begin, ptrdiff_t n, ptrdiff_t ro
         }
         if (k + steps < g->k) continue;
         fc_finish_job finish = {
-            .sum = total, .sum_row = panel, .turned = FC_LONG_PIECE / size, .epilogue = g->epilogue, .row = row + at, .col = begin, .m = m, .n = n,
+            .sum = total, .sum_row = panel, .turned = FC_LONG_PIECE / size, .epilogue = g->epilogue, .row = row + at,
+            .col = begin, .m = m, .n = n,
         };
         t->kernels->finish[g->dtype](&finish);
     }
