@@ -275,6 +275,22 @@ def test_gradients_of_a_layer(isa, dtype, rng, m):
     assert_same_bits(layer.weight.grad, first + first)
 
 
+@pytest.mark.parametrize("m", [1, 17, 200])
+@pytest.mark.parametrize("counts", [
+    [1] * 8 + [5] * 7 + [4],  # padding, then entries 0, 1, 2: numbers that go on from it, unsigned
+    [9, 8, 8, 7, 7, 7, 6, 6] * 3 + [3, 2, 1, 0],
+    list(range(40)),
+], ids=str)
+def test_gradients_of_rows_of_all_lengths(isa, dtype, rng, counts, m):
+    k = 300 if max(counts) < 10 else 60
+    indices = np.concatenate([np.sort(rng.permutation(k)[:count]) for count in counts])
+    csr = fastfc.CSR(integers(rng, len(indices), dtype), indices, np.append(0, np.cumsum(counts)), (len(counts), k))
+    layer = fastfc.SparseLinear.from_csr(csr)
+    x, grad = integers(rng, (m, k), dtype), integers(rng, (m, len(counts)), dtype)
+    layer.vjp(x)[1](grad)
+    assert_same_bits(layer.weight.grad, (grad.T @ x)[np.repeat(np.arange(len(counts)), counts), indices])
+
+
 def test_finite_differences(rng):
     layer = fastfc.SparseLinear(9, 7, sparsity=0.6, dtype=np.float64, rng=0)
     x, seed = gaussian(rng, (5, 9), np.float64), gaussian(rng, (5, 7), np.float64)

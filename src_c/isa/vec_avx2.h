@@ -116,6 +116,23 @@ FC_INLINE double v_sum_f64(vec_f64 v) {
     const __m128d half = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
     return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
 }
+/* Halves of two vectors at a time, then quarters of four and so on: half the shuffles of a transpose. */
+#define FC_HAS_SUMS_f32 1
+FC_INLINE vec_f32 v_sums_f32(const float *p) {
+    __m256 two[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        __m256d four[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            const __m256 a = _mm256_loadu_ps(p + 8 * (2 * i + j)), b = _mm256_loadu_ps(p + 8 * (4 + 2 * i + j));
+            four[j] = _mm256_castps_pd(_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31)));
+        }
+        two[i] = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(four[0], four[1])),
+                               _mm256_castpd_ps(_mm256_unpackhi_pd(four[0], four[1])));
+    }
+    return _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88), _mm256_shuffle_ps(two[0], two[1], 0xdd));
+}
 FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) {
     return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_NLE_UQ), v);
 }

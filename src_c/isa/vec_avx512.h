@@ -246,6 +246,27 @@ FC_INLINE double v_sum_f64(vec_f64 v) {
     const __m128d half = _mm_add_pd(_mm256_castpd256_pd128(low), _mm256_extractf128_pd(low, 1));
     return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
 }
+/* Halves of two vectors at a time, then quarters of four and so on: half the shuffles of a transpose. */
+#define FC_HAS_SUMS_f32 1
+FC_INLINE vec_f32 v_sums_f32(const float *p) {
+    __m512 four[4], two[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        __m512 eight[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < 2; j++) {
+            const __m512 a = _mm512_loadu_ps(p + 16 * (8 * j + i)), b = _mm512_loadu_ps(p + 16 * (8 * j + 4 + i));
+            eight[j] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+        }
+        four[i] = _mm512_add_ps(_mm512_shuffle_f32x4(eight[0], eight[1], 0x88), _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd));
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        const __m512d a = _mm512_castps_pd(four[2 * i]), b = _mm512_castps_pd(four[2 * i + 1]);
+        two[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    return _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xdd));
+}
 FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_NLE_UQ), v);
 }
