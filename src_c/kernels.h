@@ -208,6 +208,18 @@ typedef struct fc_panels_job {
     ptrdiff_t row, col, n;    /* where row 0 and the first panel stand in y, and how many outputs there are from there on */
 } fc_panels_job;
 
+/* panels_turned: the same panels times rows of x that are packed, so many vectors of them, 1 or 2: inputs by batch. Sums are
+ * outputs by batch, those of all 16 of each panel. */
+typedef struct fc_panels_turned_job {
+    const void *x;
+    int vecs, fetch;          /* fetch: values come from beyond L2 */
+    const void *values;
+    const uint32_t *columns;
+    const int64_t *begin;
+    ptrdiff_t panels;
+    void *sum;
+} fc_panels_turned_job;
+
 /* quads: FC_QUADS outputs at a time, of which each stores `of` inputs of every 4. Steps of a panel go through its groups of 4
  * in order, `of` to a group: values are steps by FC_QUADS, and of 16 steps the places in their groups, 2 bits each from the
  * lowest on, make one code an output. Chains of FC_BLOCK steps. */

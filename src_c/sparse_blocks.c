@@ -256,6 +256,7 @@ typedef struct product {
     const fc_blocks *blocks;
     fc_matrix x;
     const fc_epilogue *epilogue;
+    ptrdiff_t row;               /* of y where x's first one goes */
     ptrdiff_t width;             /* outputs of a panel */
     ptrdiff_t strips, splits;
     ptrdiff_t group;             /* panels at a time */
@@ -264,10 +265,9 @@ typedef struct product {
 /* Steps of the panels before number p. */
 static int64_t steps_before(const fc_blocks *b, ptrdiff_t p) { return b->begin ? b->begin[p] : p * b->steps; }
 
-/* Strips with about equal numbers of steps: the first panel of number i. */
-static ptrdiff_t strip_begin(const product *p, ptrdiff_t i) {
-    const fc_blocks *b = p->blocks;
-    const double weight = (double)(steps_before(b, b->panels) + b->panels) * (double)i / (double)p->strips;
+/* Ranges of panels with about equal numbers of steps: the first panel of number i of `count`. */
+static ptrdiff_t range_begin(const fc_blocks *b, ptrdiff_t i, ptrdiff_t count) {
+    const double weight = (double)(steps_before(b, b->panels) + b->panels) * (double)i / (double)count;
     ptrdiff_t low = 0, high = b->panels;
     while (low < high) {
         const ptrdiff_t middle = (low + high) / 2;
@@ -287,7 +287,7 @@ static void run_group(const product *p, ptrdiff_t row, ptrdiff_t m, ptrdiff_t pa
     if (b->layout == FC_16X1) {
         fc_panels_job job = {
             .x = x, .x_row = p->x.row_stride, .m = m, .values = b->values, .columns = b->place, .begin = b->begin + panel,
-            .panels = panels, .epilogue = p->epilogue, .row = row, .col = col, .n = n,
+            .panels = panels, .epilogue = p->epilogue, .row = p->row + row, .col = col, .n = n,
         };
         /* What comes next: where few rows are done with an entry at once, what is near; else the next group, if that is whole. */
         if (m <= p->kernels->tile_rows) job.ahead = NEAR;
@@ -296,7 +296,7 @@ static void run_group(const product *p, ptrdiff_t row, ptrdiff_t m, ptrdiff_t pa
     } else if (b->layout == FC_1X16) {
         fc_across_job job = {
             .x = x, .x_row = p->x.row_stride, .m = m, .values = b->values, .blocks = b->place, .begin = b->begin + panel,
-            .epilogue = p->epilogue, .row = row, .col = col, .n = panels,
+            .epilogue = p->epilogue, .row = p->row + row, .col = col, .n = panels,
         };
         p->kernels->across[b->dtype](&job);
     } else {
@@ -304,7 +304,7 @@ static void run_group(const product *p, ptrdiff_t row, ptrdiff_t m, ptrdiff_t pa
             .x = x, .x_row = p->x.row_stride, .m = m,
             .values = (const char *)b->values + panel * b->steps * FC_QUADS * size,
             .places = b->codes + panel * ((b->steps + 15) / 16) * FC_QUADS, .panels = panels, .steps = b->steps,
-            .of = shapes[b->layout].stored, .epilogue = p->epilogue, .row = row, .col = col, .n = n,
+            .of = shapes[b->layout].stored, .epilogue = p->epilogue, .row = p->row + row, .col = col, .n = n,
         };
         p->kernels->quads[b->dtype](&job);
     }
@@ -313,7 +313,7 @@ static void run_group(const product *p, ptrdiff_t row, ptrdiff_t m, ptrdiff_t pa
 static void product_unit(void *context, int thread, ptrdiff_t unit) {
     const product *p = context;
     const ptrdiff_t split = unit / p->strips, strip = unit % p->strips;
-    const ptrdiff_t first = strip_begin(p, strip), last = strip_begin(p, strip + 1);
+    const ptrdiff_t first = range_begin(p->blocks, strip, p->strips), last = range_begin(p->blocks, strip + 1, p->strips);
     const ptrdiff_t share = p->x.rows / p->splits, longer = p->x.rows % p->splits;
     const ptrdiff_t row = share * split + (split < longer ? split : longer), m = share + (split < longer);
     (void)thread;
@@ -324,20 +324,113 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
 /* Panels of a group, and tiles of rows of a unit, at most. */
 enum { MOST_PANELS = 64, MOST_TILES = 32 };
 
-fc_status fc_linear_forward_blocks(fc_dtype dtype, const fc_matrix *x, const fc_blocks *b, const fc_epilogue *epilogue,
-                                   int threads) {
-    if (!x->rows || !b->n) return FC_OK;
-    product p = {.kernels = fc_current(), .blocks = b, .epilogue = epilogue, .width = rows_of_panel(b->layout)};
+static fc_status forward_rows(const fc_kernels *kernels, const fc_matrix *x, ptrdiff_t row, const fc_blocks *b,
+                              const fc_epilogue *epilogue, int threads) {
+    product p = {.kernels = kernels, .blocks = b, .epilogue = epilogue, .row = row, .width = rows_of_panel(b->layout)};
     void *owned;
-    if (fc_rows_apart(p.kernels, dtype, x, threads, &p.x, &owned)) return FC_NO_MEMORY;
+    if (fc_rows_apart(kernels, b->dtype, x, threads, &p.x, &owned)) return FC_NO_MEMORY;
     const int team = fc_team_for((double)(x->rows + 4) * (double)fc_blocks_entries(b), threads);
     const double bytes = (double)b->values_bytes / (double)b->panels, room = (double)fc_l2_bytes() / 2 / (bytes + 1);
     p.group = room < 1 ? 1 : room > MOST_PANELS ? MOST_PANELS : (ptrdiff_t)room;
     p.strips = (b->panels + p.group - 1) / p.group;
     if (team > 1 && p.strips < 8 * team) p.strips = 8 * team < b->panels ? 8 * team : b->panels;
-    const ptrdiff_t rows = MOST_TILES * p.kernels->tile_rows;
+    const ptrdiff_t rows = MOST_TILES * kernels->tile_rows;
     p.splits = (x->rows + rows - 1) / rows;
     fc_parallel_for(team, p.strips * p.splits, product_unit, &p);
     fc_free(owned);
     return FC_OK;
+}
+
+/* ---- Forward, turned ---------------------------------------------------------------------------------------------- */
+
+/* Panels with lanes along the batch. Units are strips of one or two vectors of the batch by ranges of panels; each packs its
+ * strip of x, which L2 holds, and the values pass by. */
+typedef struct turned {
+    const fc_kernels *kernels;
+    const fc_blocks *blocks;
+    const fc_matrix *x;
+    const fc_epilogue *epilogue;
+    ptrdiff_t lanes, strips, ranges, group;
+    ptrdiff_t x_bytes, bytes;    /* of a thread's workspace: for x, and for sums too */
+    char *workspace;
+} turned;
+
+static void turned_unit(void *context, int thread, ptrdiff_t unit) {
+    const turned *p = context;
+    const fc_blocks *b = p->blocks;
+    const ptrdiff_t strip = unit / p->ranges, range = unit % p->ranges;
+    const ptrdiff_t first = range_begin(b, range, p->ranges), last = range_begin(b, range + 1, p->ranges);
+    const ptrdiff_t row = strip * 2 * p->lanes, left = p->x->rows - row, m = left < 2 * p->lanes ? left : 2 * p->lanes;
+    const int vecs = m > p->lanes ? 2 : 1;
+    char *x = p->workspace + thread * p->bytes, *sum = x + p->x_bytes;
+    fc_pack_job pack = {
+        .src = (const char *)p->x->data + row * p->x->row_stride, .src_j = p->x->row_stride, .src_k = p->x->col_stride,
+        .dst = x, .step = vecs * p->lanes, .n = m, .k = p->x->cols,
+    };
+    p->kernels->pack[b->dtype](&pack);
+    for (ptrdiff_t panel = first; panel < last; panel += p->group) {
+        const ptrdiff_t panels = last - panel < p->group ? last - panel : p->group, col = 16 * panel, n = b->n - col;
+        fc_panels_turned_job job = {
+            .x = x, .vecs = vecs, .fetch = b->values_bytes > fc_l2_bytes() / 2, .values = b->values, .columns = b->place, .begin = b->begin + panel, .panels = panels, .sum = sum,
+        };
+        p->kernels->panels_turned[b->dtype](&job);
+        fc_finish_job finish = {
+            .sum = sum, .sum_row = vecs * p->lanes, .turned = 16 * p->group, .epilogue = p->epilogue, .row = row, .col = col, .m = m,
+            .n = n < 16 * panels ? n : 16 * panels,
+        };
+        p->kernels->finish[b->dtype](&finish);
+    }
+}
+
+/* To pack a strip takes as long as 8 blocks of each column; 8 times that is little beside it. */
+enum { TURNING_COST = 64 };
+
+static fc_status forward_turned(const fc_kernels *kernels, const fc_matrix *x, const fc_blocks *b, const fc_epilogue *epilogue,
+                                int threads) {
+    const ptrdiff_t lanes = kernels->lanes[b->dtype], row = 2 * lanes * fc_size(b->dtype);
+    turned p = {.kernels = kernels, .blocks = b, .x = x, .epilogue = epilogue, .lanes = lanes};
+    const int team = fc_team_for((double)(x->rows + 4) * (double)fc_blocks_entries(b), threads);
+    p.strips = (x->rows + 2 * lanes - 1) / (2 * lanes);
+    p.ranges = 1;
+    if (team > 1) {
+        const ptrdiff_t least = (team + p.strips - 1) / p.strips, most = (4 * team + p.strips - 1) / p.strips;
+        p.ranges = b->begin[b->panels] / (TURNING_COST * b->k + 1) / least * least;
+        p.ranges = p.ranges < least ? least : p.ranges > most ? most : p.ranges;
+    }
+    if (p.ranges > b->panels) p.ranges = b->panels;
+    p.group = FC_SMALL_L1 / (16 * row);
+    p.x_bytes = (b->k * row + 63) / 64 * 64;
+    p.bytes = p.x_bytes + p.group * 16 * row;
+    p.workspace = fc_alloc((size_t)(team * p.bytes));
+    if (!p.workspace) return FC_NO_MEMORY;
+    fc_parallel_for(team, p.strips * p.ranges, turned_unit, &p);
+    fc_free(p.workspace);
+    return FC_OK;
+}
+
+/* So many rows of the batch, from the first on, are computed so. */
+static ptrdiff_t rows_turned(const fc_kernels *kernels, fc_dtype dtype, const fc_blocks *b, ptrdiff_t rows) {
+    if (b->layout != FC_16X1) return 0;
+    const ptrdiff_t lanes = kernels->lanes[dtype];
+    /* Of shorter vectors more strips see each value, and a tile's rows share it as well. So there it pays only where an entry's
+     * elements of x stand in lines of their own, beyond L1, and few other entries find these lines there. */
+    const ptrdiff_t tile = kernels->tile_rows * b->k * fc_size(dtype);
+    if (lanes < 16 && (tile < 4 * (ptrdiff_t)fc_l1_bytes() || 3 * b->begin[b->panels] > b->panels * b->k)) return 0;
+    /* A strip's last vector is worth it with over 3/4 of its lanes. What is left passes all values again. */
+    const ptrdiff_t rest = rows % lanes;
+    if (4 * rest > 3 * lanes) return rows;
+    return rest && rows < 2 * lanes && 2 * b->values_bytes > fc_l3_bytes() ? 0 : rows - rest;
+}
+
+fc_status fc_linear_forward_blocks(fc_dtype dtype, const fc_matrix *x, const fc_blocks *b, const fc_epilogue *epilogue,
+                                   int threads) {
+    if (!x->rows || !b->n) return FC_OK;
+    const fc_kernels *kernels = fc_current();
+    const ptrdiff_t turned = rows_turned(kernels, dtype, b, x->rows);
+    fc_matrix part = *x;
+    part.rows = turned;
+    fc_status status = turned ? forward_turned(kernels, &part, b, epilogue, threads) : FC_OK;
+    part.data = (char *)x->data + turned * x->row_stride;
+    part.rows = x->rows - turned;
+    return part.rows && !status ? forward_rows(kernels, &part, turned, b, epilogue, threads) : status;
 }

@@ -523,6 +523,7 @@ TESTS_OF_KERNELS = {
         ]
         for kernel in ("panels", "quads", "across")
     },
+    "panels_turned": ["test_packed_blocks.test_integers_of_many_inputs"],
     "column_sum": [
         "test_backward.test_integers_at_all_tile_edges",
         "test_backward.test_threads_share_all_of_a_large_result",

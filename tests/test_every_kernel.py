@@ -142,7 +142,7 @@ def operations():
         "backward": ("gemm pack column_sum activation_grad", backward),
         "csr weight": ("spmm sddmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "weight")),
         "packed sparse weight": ("tiled tiled_grad", lambda m, n, d, c: of_packed_sparse(d, m, n, 23, c)),
-        "blocks": ("panels quads across", lambda m, n, d, c: of_blocks(d, m, n, c)),
+        "blocks": ("panels panels_turned quads across", lambda m, n, d, c: of_blocks(d, m, n, c)),
         "dense by csr": ("spmm_t", lambda m, n, d, c: of_sparse_product(d, m, n, 23, c)),
         "csr x": ("spmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "x")),
         "CrossEntropyLoss": ("cross_entropy", loss("CrossEntropyLoss", label_smoothing=0.1)),
