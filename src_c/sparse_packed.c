@@ -487,21 +487,26 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
 
 /* ---- Backward ----------------------------------------------------------------------------------------------------- */
 
+/* Of each block of the batch the columns of x, as rows: tile after tile, and behind each a row of +0, which padding names. All
+ * threads read them, so each column is turned once; those of the gradient are turned by who needs them. */
 typedef struct stored {
     const fc_kernels *kernels;
     const fc_sparse *sparse;
     const fc_matrix *grad, *x;
     void *out;
     int accumulate;
+    ptrdiff_t row, last;         /* of the batch, the blocks that are worked on together: some fit into L3 */
     ptrdiff_t step;              /* batch rows of a block, padded to 16 */
-    char *workspace;
-    size_t g_bytes, x_bytes;
+    ptrdiff_t x_bytes, g_bytes;  /* of a block, and of a block and a thread */
+    char *turned_x, *turned_g;
 } stored;
 
-/* Columns begin .. end - 1 of m rows of src, from `row` on, as rows of `step` elements; +0 from m on. */
-static void take_columns(const stored *p, const fc_matrix *src, ptrdiff_t row, ptrdiff_t m, ptrdiff_t begin, ptrdiff_t end,
-                         char *dst) {
+static ptrdiff_t rows_of_block(const stored *p, ptrdiff_t row) { return p->last - row < FC_BLOCK ? p->last - row : FC_BLOCK; }
+
+/* Columns begin .. end - 1 of src, as rows of `step` elements: those of the block from `row` on, and +0. */
+static void take_columns(const stored *p, const fc_matrix *src, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t end, char *dst) {
     const fc_dtype dtype = p->sparse->dtype;
+    const ptrdiff_t m = rows_of_block(p, row);
     if (m % 16) memset(dst, 0, (size_t)((end - begin) * p->step * fc_size(dtype)));
     fc_pack_job job = {
         .src = (const char *)src->data + row * src->row_stride + begin * src->col_stride, .src_j = src->row_stride,
@@ -510,25 +515,36 @@ static void take_columns(const stored *p, const fc_matrix *src, ptrdiff_t row, p
     p->kernels->pack[dtype](&job);
 }
 
-/* One block of rows, all of the batch: each entry is written by one thread alone, block of the batch after block. */
+/* A tile of a block of the batch, as kernels read it. */
+static char *tile_at(const stored *p, ptrdiff_t row, ptrdiff_t t) {
+    const fc_sparse *w = p->sparse;
+    return p->turned_x + (row - p->row) / FC_BLOCK * p->x_bytes + t * (w->tile + 1) * p->step * fc_size(w->dtype);
+}
+
+static void turn_unit(void *context, int thread, ptrdiff_t unit) {
+    const stored *p = context;
+    const fc_sparse *w = p->sparse;
+    const ptrdiff_t row = p->row + unit / w->tiles * FC_BLOCK, t = unit % w->tiles, row_bytes = p->step * fc_size(w->dtype);
+    const ptrdiff_t begin = t * w->tile, end = begin + w->tile < w->k ? begin + w->tile : w->k;
+    char *x = tile_at(p, row, t);
+    (void)thread;
+    take_columns(p, p->x, row, begin, end, x);
+    memset(x + w->tile * row_bytes, 0, (size_t)row_bytes);
+}
+
+/* One block of the weight's rows: each entry is written by one thread alone, block of the batch after block. */
 static void stored_unit(void *context, int thread, ptrdiff_t b) {
     const stored *p = context;
     const fc_sparse *w = p->sparse;
-    char *g = p->workspace + (size_t)thread * (p->g_bytes + p->x_bytes), *x = g + p->g_bytes;
-    const size_t row_bytes = (size_t)(p->step * fc_size(w->dtype));
-    memset(x + (size_t)w->tile * row_bytes, 0, row_bytes);
-    for (ptrdiff_t row = 0; row < p->grad->rows; row += FC_BLOCK) {
-        const ptrdiff_t m = p->grad->rows - row < FC_BLOCK ? p->grad->rows - row : FC_BLOCK;
-        take_columns(p, p->grad, row, m, w->block[b], w->block[b + 1], g);
+    char *g = p->turned_g + thread * p->g_bytes;
+    for (ptrdiff_t row = p->row; row < p->last; row += FC_BLOCK) {
+        take_columns(p, p->grad, row, w->block[b], w->block[b + 1], g);
         for (ptrdiff_t t = 0; t < w->tiles; t++) {
-            const ptrdiff_t begin = t * w->tile, end = begin + w->tile < w->k ? begin + w->tile : w->k;
             const ptrdiff_t *segment = w->segment + b * w->tiles + t;
-            /* The most entries come first: a first segment may have groups, and no entries. */
-            if (segment[0] == segment[1] || !w->groups[segment[0]].count) continue;
-            take_columns(p, p->x, row, m, begin, end, x);
             fc_tiled_grad_job job = {
                 .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps, .step_bytes = w->step_bytes,
-                .source = w->source, .g = g, .x = x, .step = p->step, .m = (m + 15) / 16 * 16, .out = p->out, .add = row > 0 || p->accumulate,
+                .source = w->source, .g = g, .x = tile_at(p, row, t), .step = p->step, .m = (rows_of_block(p, row) + 15) / 16 * 16,
+                .out = p->out, .add = row > 0 || p->accumulate,
             };
             p->kernels->tiled_grad[w->dtype](&job);
         }
@@ -544,28 +560,36 @@ static fc_status stored_gradient(const fc_kernels *kernels, const fc_matrix *gra
     }
     stored p = {.kernels = kernels, .sparse = w, .grad = grad, .x = x, .out = values, .accumulate = accumulate};
     p.step = m < FC_BLOCK ? (m + 15) / 16 * 16 : FC_BLOCK;
-    void *sum = NULL;
     /* With several blocks the sum is finished before it is added to what stands there. */
-    if (accumulate && m > FC_BLOCK) {
-        p.out = sum = fc_alloc((size_t)(w->nnz * size));
+    void *sum = accumulate && m > FC_BLOCK ? fc_alloc((size_t)(w->nnz * size)) : NULL;
+    if (sum) {
+        p.out = sum;
         p.accumulate = 0;
-        if (!sum) return FC_NO_MEMORY;
     }
     ptrdiff_t most = 0;
     for (ptrdiff_t b = 0; b < w->blocks; b++)
         if (most < w->block[b + 1] - w->block[b]) most = w->block[b + 1] - w->block[b];
-    p.g_bytes = (size_t)(most * p.step * size + 63) / 64 * 64;
-    p.x_bytes = (size_t)((w->tile + 1) * p.step * size + 63) / 64 * 64; /* padding names the row behind a tile */
+    p.g_bytes = (most * p.step * size + 63) / 64 * 64;
+    p.x_bytes = (w->tiles * (w->tile + 1) * p.step * size + 63) / 64 * 64;
+    ptrdiff_t blocks = (m + FC_BLOCK - 1) / FC_BLOCK, fit = (ptrdiff_t)fc_l3_bytes() / 4 / p.x_bytes;
+    if (blocks > fit) blocks = fit > 1 ? fit : 1;
     const int team = fc_team_for((double)w->nnz * (double)(m + FC_ENTRY), threads);
-    p.workspace = fc_alloc((size_t)team * (p.g_bytes + p.x_bytes));
-    if (p.workspace) fc_parallel_for(team, w->blocks, stored_unit, &p);
-    const fc_status status = p.workspace ? FC_OK : FC_NO_MEMORY;
+    p.turned_x = fc_alloc((size_t)(blocks * p.x_bytes + team * p.g_bytes));
+    const fc_status status = p.turned_x && (sum || !accumulate || m <= FC_BLOCK) ? FC_OK : FC_NO_MEMORY;
+    if (!status) {
+        p.turned_g = p.turned_x + blocks * p.x_bytes;
+        for (; p.row < m; p.row = p.last) {
+            p.last = m - p.row < blocks * FC_BLOCK ? m : p.row + blocks * FC_BLOCK;
+            fc_parallel_for(team, (p.last - p.row + FC_BLOCK - 1) / FC_BLOCK * w->tiles, turn_unit, &p);
+            fc_parallel_for(team, w->blocks, stored_unit, &p);
+        }
+    }
     if (sum && !status) {
         const fc_epilogue add = {.residual = values, .y = values};
         fc_finish_job job = {.sum = sum, .epilogue = &add, .m = 1, .n = w->nnz};
         kernels->finish[w->dtype](&job);
     }
-    fc_free(p.workspace);
+    fc_free(p.turned_x);
     fc_free(sum);
     return status;
 }

@@ -4,6 +4,8 @@
 #include "kernels.h"
 #include "threads.h"
 
+#include <string.h>
+
 typedef struct put {
     fc_dtype dtype;
     void *packed;
@@ -12,15 +14,28 @@ typedef struct put {
     ptrdiff_t count;
 } put;
 
-enum { UNIT = 1 << 16, AHEAD = 64 }; /* values at a time, and how many before its use a value is fetched */
+enum { UNIT = 1 << 16, AHEAD = 192 }; /* values at a time, and how many before its use a value is fetched */
+
+/* Places i .. i + 3 belong to entries side by side, as those of a row of the matrix mostly do. */
+static inline int side_by_side(const uint32_t *s) {
+    return s[1] - s[0] == 1 && s[2] - s[0] == 2 && s[3] - s[0] == 3 && s[0] < s[3]; /* not padding and the first entries */
+}
 
 #define FC_PUT(real, minus_zero) { \
         const real *values = p->values; \
         real *packed = p->packed; \
         ptrdiff_t i = begin; \
-        for (; i < end - AHEAD; i++) { \
-            __builtin_prefetch(values + source[i + AHEAD]); \
-            packed[i] = source[i] == FC_PADDING ? (minus_zero) : values[source[i]]; \
+        for (; i + AHEAD + 4 <= end; i += 4) { \
+            const uint32_t *s = source + i; \
+            if (side_by_side(s)) { \
+                __builtin_prefetch(values + s[AHEAD]); \
+                memcpy(packed + i, values + s[0], 4 * sizeof(real)); \
+                continue; \
+            } \
+            _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) { \
+                __builtin_prefetch(values + s[AHEAD + j]); \
+                packed[i + j] = s[j] == FC_PADDING ? (minus_zero) : values[s[j]]; \
+            } \
         } \
         for (; i < end; i++) packed[i] = source[i] == FC_PADDING ? (minus_zero) : values[source[i]]; \
     }
