@@ -133,6 +133,24 @@ FC_INLINE vec_f32 v_sums_f32(const float *p) {
     }
     return _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88), _mm256_shuffle_ps(two[0], two[1], 0xdd));
 }
+FC_INLINE void v_sums4_f32(const vec_f32 *v, float *p) {
+    __m256d two[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        two[i] = _mm256_castps_pd(_mm256_add_ps(_mm256_permute2f128_ps(v[i], v[i + 2], 0x20), _mm256_permute2f128_ps(v[i], v[i + 2], 0x31)));
+    /* Of v[0] and v[1] two lanes each, and behind them those of v[2] and v[3]. */
+    const __m256 four = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(two[0], two[1])),
+                                      _mm256_castpd_ps(_mm256_unpackhi_pd(two[0], two[1])));
+    const __m128 low = _mm256_castps256_ps128(four), high = _mm256_extractf128_ps(four, 1);
+    _mm_storeu_ps(p, _mm_add_ps(_mm_shuffle_ps(low, high, 0x88), _mm_shuffle_ps(low, high, 0xdd)));
+}
+FC_INLINE void v_sums4_f64(const vec_f64 *v, double *p) {
+    __m256d two[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        two[i] = _mm256_add_pd(_mm256_permute2f128_pd(v[i], v[i + 2], 0x20), _mm256_permute2f128_pd(v[i], v[i + 2], 0x31));
+    _mm256_storeu_pd(p, _mm256_add_pd(_mm256_unpacklo_pd(two[0], two[1]), _mm256_unpackhi_pd(two[0], two[1])));
+}
 FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) {
     return _mm256_and_ps(_mm256_cmp_ps(test, _mm256_setzero_ps(), _CMP_NLE_UQ), v);
 }

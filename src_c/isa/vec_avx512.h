@@ -267,6 +267,26 @@ FC_INLINE vec_f32 v_sums_f32(const float *p) {
     }
     return _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xdd));
 }
+FC_INLINE void v_sums4_f32(const vec_f32 *v, float *p) {
+    __m512 two[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        two[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0x44), _mm512_shuffle_f32x4(v[2 * i], v[2 * i + 1], 0xee));
+    __m512 sum = _mm512_add_ps(_mm512_shuffle_f32x4(two[0], two[1], 0x88), _mm512_shuffle_f32x4(two[0], two[1], 0xdd));
+    sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0x4e));
+    sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0xb1));
+    const __m512i first = _mm512_castsi128_si512(_mm_set_epi32(12, 8, 4, 0));
+    _mm_storeu_ps(p, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, sum)));
+}
+FC_INLINE void v_sums4_f64(const vec_f64 *v, double *p) {
+    __m256d half[4], two[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) half[i] = _mm256_add_pd(_mm512_castpd512_pd256(v[i]), _mm512_extractf64x4_pd(v[i], 1));
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++)
+        two[i] = _mm256_add_pd(_mm256_permute2f128_pd(half[i], half[i + 2], 0x20), _mm256_permute2f128_pd(half[i], half[i + 2], 0x31));
+    _mm256_storeu_pd(p, _mm256_add_pd(_mm256_unpacklo_pd(two[0], two[1]), _mm256_unpackhi_pd(two[0], two[1])));
+}
 FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(test, _mm512_setzero_ps(), _CMP_NLE_UQ), v);
 }

@@ -56,6 +56,8 @@ FC_INLINE vec_f32 v_fma_f32(vec_f32 a, vec_f32 b, vec_f32 c) { return fmaf(a, b,
 FC_INLINE vec_f64 v_fma_f64(vec_f64 a, vec_f64 b, vec_f64 c) { return fma(a, b, c); }
 FC_INLINE float v_sum_f32(vec_f32 v) { return v; }
 FC_INLINE double v_sum_f64(vec_f64 v) { return v; }
+FC_INLINE void v_sums4_f32(const vec_f32 *v, float *p) { for (int i = 0; i < 4; i++) p[i] = v_sum_f32(v[i]); }
+FC_INLINE void v_sums4_f64(const vec_f64 *v, double *p) { for (int i = 0; i < 4; i++) p[i] = v_sum_f64(v[i]); }
 FC_INLINE vec_f32 v_positive_f32(vec_f32 test, vec_f32 v) { return !(test <= 0.0f) ? v : 0.0f; }
 FC_INLINE vec_f64 v_positive_f64(vec_f64 test, vec_f64 v) { return !(test <= 0.0) ? v : 0.0; }
 

@@ -13,6 +13,7 @@
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
  *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
  *   v_sum(v)                  of all lanes, a number: a tree of halves, lanes 0 to VL / 2 - 1 plus the others first
+ *   v_sums4(v, p)             p[s] = v_sum(v[s]), s from 0 to 3
  *   v_positive(t, v)          v where t > 0 or t is NaN, else +0
  *   v_min(a, b)               a where a < b, else b: b's NaN passes, a's does not
  *   v_max(a, b)               a where a > b, else b: likewise
@@ -70,6 +71,7 @@
 #define v_fma FC_TYPED(v_fma_)
 #define v_positive FC_TYPED(v_positive_)
 #define v_sum FC_TYPED(v_sum_)
+#define v_sums4 FC_TYPED(v_sums4_)
 #define v_min FC_TYPED(v_min_)
 #define v_max FC_TYPED(v_max_)
 #define v_where_lt FC_TYPED(v_where_lt_)
