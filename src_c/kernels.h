@@ -186,6 +186,7 @@ typedef struct fc_tiled_job {
 typedef struct fc_tiled_grad_job {
     const fc_sparse_group *groups;
     ptrdiff_t count;
+    ptrdiff_t side_by_side;   /* groups at a time */
     const void *steps;
     int step_bytes;
     const uint32_t *source;   /* of each place: its entry in the weight's own order */

@@ -498,6 +498,7 @@ typedef struct stored {
     ptrdiff_t row, last;         /* of the batch, the blocks that are worked on together: some fit into L3 */
     ptrdiff_t step;              /* batch rows of a block, padded to 16 */
     ptrdiff_t x_bytes, g_bytes;  /* of a block, and of a block and a thread */
+    ptrdiff_t side_by_side;      /* groups */
     char *turned_x, *turned_g;
 } stored;
 
@@ -542,9 +543,9 @@ static void stored_unit(void *context, int thread, ptrdiff_t b) {
         for (ptrdiff_t t = 0; t < w->tiles; t++) {
             const ptrdiff_t *segment = w->segment + b * w->tiles + t;
             fc_tiled_grad_job job = {
-                .groups = w->groups + segment[0], .count = segment[1] - segment[0], .steps = w->steps, .step_bytes = w->step_bytes,
-                .source = w->source, .g = g, .x = tile_at(p, row, t), .step = p->step, .m = (rows_of_block(p, row) + 15) / 16 * 16,
-                .out = p->out, .add = row > 0 || p->accumulate,
+                .groups = w->groups + segment[0], .count = segment[1] - segment[0], .side_by_side = p->side_by_side,
+                .steps = w->steps, .step_bytes = w->step_bytes, .source = w->source, .g = g, .x = tile_at(p, row, t),
+                .step = p->step, .m = (rows_of_block(p, row) + 15) / 16 * 16, .out = p->out, .add = row > 0 || p->accumulate,
             };
             p->kernels->tiled_grad[w->dtype](&job);
         }
@@ -571,6 +572,8 @@ static fc_status stored_gradient(const fc_kernels *kernels, const fc_matrix *gra
         if (most < w->block[b + 1] - w->block[b]) most = w->block[b + 1] - w->block[b];
     p.g_bytes = (most * p.step * size + 63) / 64 * 64;
     p.x_bytes = (w->tiles * (w->tile + 1) * p.step * size + 63) / 64 * 64;
+    /* Where a tile of x stands in L2 and rows have many entries, groups side by side find in L1 what the first one loaded. */
+    p.side_by_side = w->step_bytes == 1 && w->tile * p.step * size > 2 * (ptrdiff_t)fc_l1_bytes() ? 4 : 1;
     ptrdiff_t blocks = (m + FC_BLOCK - 1) / FC_BLOCK, fit = (ptrdiff_t)fc_l3_bytes() / 4 / p.x_bytes;
     if (blocks > fit) blocks = fit > 1 ? fit : 1;
     const int team = fc_team_for((double)w->nnz * (double)(m + FC_ENTRY), threads);

@@ -112,7 +112,19 @@ def calls(m, n, k, dtype, threads, spread):
     narrow, many = whole(m, 24), fastfc.pack(whole(9000, 24), format="tiled")
     yield "linear, packed sparse, many outputs", lambda: fastfc.linear(narrow, many), threads * own
     blocks = fastfc.pack(whole(n, k), format="16x1")
-    yield "linear, packed sparse, in blocks", lambda: fastfc.linear(x, blocks, bias), sizes.copy(m, k) if spread else 0
+    yield "linear, packed sparse, in blocks", lambda: fastfc.linear(x, blocks, bias), (
+        (sizes.copy(m, k) if spread else 0) + threads * 128 * (k + 256)
+    )
+    layer = fastfc.MaskedLinear(k, n, mask=kept, dtype=dtype).to_sparse()
+    backward, turned = layer.vjp(x)[1], fastfc.pack(np.where(kept, dtype(1), dtype(0)).T, format="tiled")
+    across = int(re.search(r"tiles of (\d+)", turned.explain())[1])
+    whole_x = -(-m // 192) * 192 * (k + k // tile + 1 + tile) * sizes.size  # so little fits into a quarter of L3
+    entries = threads * 192 * 1024 * sizes.size + whole_x + csr.nnz * sizes.size
+    yield (
+        "SparseLinear, backward",
+        lambda: backward(grad),
+        spread * sizes.copy(m, n) + max(threads * max(256 * (across + 16), own), entries),
+    )
     # A CSR x of n rows: the dense weight is (m, k).
     other = whole(m, k)
     sizes = Sizes(n, m, k, dtype, threads, False, csr.nnz)

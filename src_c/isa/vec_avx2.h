@@ -117,22 +117,6 @@ FC_INLINE double v_sum_f64(vec_f64 v) {
     return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
 }
 /* Halves of two vectors at a time, then quarters of four and so on: half the shuffles of a transpose. */
-#define FC_HAS_SUMS_f32 1
-FC_INLINE vec_f32 v_sums_f32(const float *p) {
-    __m256 two[2];
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-        __m256d four[2];
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; j++) {
-            const __m256 a = _mm256_loadu_ps(p + 8 * (2 * i + j)), b = _mm256_loadu_ps(p + 8 * (4 + 2 * i + j));
-            four[j] = _mm256_castps_pd(_mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31)));
-        }
-        two[i] = _mm256_add_ps(_mm256_castpd_ps(_mm256_unpacklo_pd(four[0], four[1])),
-                               _mm256_castpd_ps(_mm256_unpackhi_pd(four[0], four[1])));
-    }
-    return _mm256_add_ps(_mm256_shuffle_ps(two[0], two[1], 0x88), _mm256_shuffle_ps(two[0], two[1], 0xdd));
-}
 FC_INLINE void v_sums4_f32(const vec_f32 *v, float *p) {
     __m256d two[2];
 #pragma GCC unroll 2

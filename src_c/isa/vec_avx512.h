@@ -247,26 +247,6 @@ FC_INLINE double v_sum_f64(vec_f64 v) {
     return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
 }
 /* Halves of two vectors at a time, then quarters of four and so on: half the shuffles of a transpose. */
-#define FC_HAS_SUMS_f32 1
-FC_INLINE vec_f32 v_sums_f32(const float *p) {
-    __m512 four[4], two[2];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        __m512 eight[2];
-#pragma GCC unroll 2
-        for (int j = 0; j < 2; j++) {
-            const __m512 a = _mm512_loadu_ps(p + 16 * (8 * j + i)), b = _mm512_loadu_ps(p + 16 * (8 * j + 4 + i));
-            eight[j] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-        }
-        four[i] = _mm512_add_ps(_mm512_shuffle_f32x4(eight[0], eight[1], 0x88), _mm512_shuffle_f32x4(eight[0], eight[1], 0xdd));
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; i++) {
-        const __m512d a = _mm512_castps_pd(four[2 * i]), b = _mm512_castps_pd(four[2 * i + 1]);
-        two[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-    }
-    return _mm512_add_ps(_mm512_shuffle_ps(two[0], two[1], 0x88), _mm512_shuffle_ps(two[0], two[1], 0xdd));
-}
 FC_INLINE void v_sums4_f32(const vec_f32 *v, float *p) {
     __m512 two[2];
 #pragma GCC unroll 2

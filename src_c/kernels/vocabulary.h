@@ -37,7 +37,6 @@
  *   ROWS_1 .. ROWS_4          the most rows of a register tile that is 1 to 4 vectors wide
  *   PANEL_VECS                vectors in a panel, 2 or 4: as wide as the tile that many rows run in, because then a panel is
  *                             one contiguous stream. Where it is 2, tiles 4 wide run over two panels side by side
- *   v_sums(p)                 if FC_HAS_SUMS is 1: lane j = v_sum of the VL elements from p[VL * j] on
  *   If FC_HAS_TABLES is 1, of groups a and b of 8 rows each, whose 16 lanes stand in an order of their own until v_in_order:
  *   v_table(p, blocks, bytes, x)  p[0] to p[64 * blocks - 1] in vectors, for permutes of bytes or of halves; 2, 3 or 4 blocks
  *   v_look4(x, blocks, bytes, i, t)  lane of a row of t[s] = the element of the table that its step s names, i being
@@ -122,14 +121,6 @@
 #define FC_HAS_TABLES_f64 0
 #endif
 #define FC_HAS_TABLES FC_TYPED(FC_HAS_TABLES_)
-#ifndef FC_HAS_SUMS_f32
-#define FC_HAS_SUMS_f32 0
-#endif
-#ifndef FC_HAS_SUMS_f64
-#define FC_HAS_SUMS_f64 0
-#endif
-#define FC_HAS_SUMS FC_TYPED(FC_HAS_SUMS_)
-#define v_sums FC_TYPED(v_sums_)
 #define v_table FC_TYPED(v_table_)
 #define v_look4 FC_TYPED(v_look4_)
 #define v_places4 FC_TYPED(v_places4_)
