@@ -315,6 +315,24 @@ def _sparse_packed(dtype):  # tiled, tiled_grad, spmm_t
 
 
 @_check
+def _many_inputs(dtype):  # panels_turned: entries so far apart that every target turns x
+    m, n, k = 47, 32, 40_000
+    random = np.random.default_rng(1)
+    columns = np.sort(random.choice(k, 450, replace=False))
+    wi, xi = _integers(2, n, len(columns)), _integers(3, m, len(columns))
+    w, x = np.zeros((n, k), dtype), np.zeros((m, k), dtype)
+    w[:, columns], x[:, columns] = wi, xi
+    packed = pack(w, format="16x1")
+    yield "16x1, many inputs", linear(x, packed), xi @ wi.T
+    w[:, columns], x[:, columns] = _gaussian(6, wi.shape, dtype), _gaussian(7, xi.shape, dtype)
+    packed = pack(w, format="16x1")
+    y = linear(x, packed, activation="silu")
+    yield "16x1, many inputs, random", y, None
+    rows = np.concatenate([linear(row[None], packed, activation="silu") for row in x])
+    yield "16x1, many inputs, random, row by row", rows, y
+
+
+@_check
 def _sparse_blocks(dtype):  # panels, quads, across
     m, n, k = 21, 75, 800
     random = np.random.default_rng(1)

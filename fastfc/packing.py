@@ -69,6 +69,7 @@ def pack(weight, *, format=None, tune=False, batch=64):
         raise TypeError(f"pack(): format must be a string, got {format.__class__.__name__}")
     if format is not None and format not in FORMATS:
         raise ValueError(f"pack(): format must be one of {', '.join(map(repr, FORMATS))}, got {format!r}")
+    format = format if format is None else str(format)  # numpy's strings too
     if not isinstance(tune, (bool, np.bool_)):
         raise TypeError(f"pack(): tune must be a bool, got {type(tune).__name__}")
     if isinstance(batch, (bool, np.bool_)) or not isinstance(batch, (int, np.integer)):

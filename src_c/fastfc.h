@@ -201,7 +201,7 @@ fc_status fc_linear_forward_csr(fc_dtype dtype, const fc_matrix *x, const fc_csr
 fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_sparse *w, const fc_epilogue *epilogue,
                                    int threads);
 /* Workspace: a copy of x as above; likewise of an x of at most 32 MiB whose rows, more than 8, are multiples of 4096 bytes apart. Of
- * FC_16X1 also 128 (k + 256) bytes for each thread. */
+ * FC_16X1 also 128 (k + 256) bytes for each thread, a quarter of L3 and 32 KiB at most. */
 fc_status fc_linear_forward_blocks(fc_dtype dtype, const fc_matrix *x, const fc_blocks *w, const fc_epilogue *epilogue,
                                    int threads);
 /* A CSR x: w is dense (packed NULL) or packed (w NULL). */
@@ -238,8 +238,9 @@ fc_status fc_linear_backward(fc_dtype dtype, const fc_upstream *up, const fc_mat
 fc_status fc_linear_backward_csr(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_csr *w,
                                  const fc_gradients *out, int threads);
 /* w, FC_SPARSE_UPDATE, for the gradient of its entries (out->values, in csr's order, as for a csr weight); its transpose for gx.
- * Either may be NULL where it is not needed. Workspace: up to 192 rows of the batch of x, or as many
- * of them as fit into a quarter of L3, and of a block for each thread. */
+ * Either may be NULL where it is not needed. Workspace: x by blocks of 192 rows, as much
+ * of it as fits into a quarter of L3 but at least a tile; 192 rows of grad_y's columns of a block for each thread; nnz values to
+ * accumulate over more than 192 rows. */
 fc_status fc_linear_backward_sparse(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_sparse *w,
                                     const fc_sparse *transposed, const fc_gradients *out, int threads);
 /* A CSR x: gw is n by k and dense; gx must be NULL. */

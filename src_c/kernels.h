@@ -183,6 +183,10 @@ typedef struct fc_tiled_job {
 
 /* tiled_grad: out[source] (+)= sum_m g[row, m] * x[step, m] for the entries of a segment, over a block of the batch as sddmm. */
 #define FC_PADDING UINT32_MAX /* the source of places that are no entries */
+/* Four places belong to entries side by side, as four steps of a row mostly do. (As unsigned numbers go entry 0 follows padding.) */
+static inline int fc_side_by_side(const uint32_t *source) {
+    return source[1] - source[0] == 1 && source[2] - source[0] == 2 && source[3] - source[0] == 3 && source[0] != FC_PADDING;
+}
 typedef struct fc_tiled_grad_job {
     const fc_sparse_group *groups;
     ptrdiff_t count;
@@ -209,7 +213,7 @@ typedef struct fc_panels_job {
     ptrdiff_t row, col, n;    /* where row 0 and the first panel stand in y, and how many outputs there are from there on */
 } fc_panels_job;
 
-/* panels_turned: the same panels times rows of x that are packed, so many vectors of them, 1 or 2: inputs by batch. Sums are
+/* panels_turned: the same panels times rows of x that are packed, `vecs` vectors of them, 1 or 2: inputs by batch. Sums are
  * outputs by batch, those of all 16 of each panel. */
 typedef struct fc_panels_turned_job {
     const void *x;

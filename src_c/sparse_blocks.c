@@ -324,11 +324,10 @@ static void product_unit(void *context, int thread, ptrdiff_t unit) {
 /* Panels of a group, and tiles of rows of a unit, at most. */
 enum { MOST_PANELS = 64, MOST_TILES = 32 };
 
-static fc_status forward_rows(const fc_kernels *kernels, const fc_matrix *x, ptrdiff_t row, const fc_blocks *b,
-                              const fc_epilogue *epilogue, int threads) {
-    product p = {.kernels = kernels, .blocks = b, .epilogue = epilogue, .row = row, .width = rows_of_panel(b->layout)};
-    void *owned;
-    if (fc_rows_apart(kernels, b->dtype, x, threads, &p.x, &owned)) return FC_NO_MEMORY;
+/* x's rows are contiguous, and apart. */
+static void forward_rows(const fc_kernels *kernels, const fc_matrix *x, ptrdiff_t row, const fc_blocks *b,
+                         const fc_epilogue *epilogue, int threads) {
+    product p = {.kernels = kernels, .blocks = b, .x = *x, .epilogue = epilogue, .row = row, .width = rows_of_panel(b->layout)};
     const int team = fc_team_for((double)(x->rows + 4) * (double)fc_blocks_entries(b), threads);
     const double bytes = (double)b->values_bytes / (double)b->panels, room = (double)fc_l2_bytes() / 2 / (bytes + 1);
     p.group = room < 1 ? 1 : room > MOST_PANELS ? MOST_PANELS : (ptrdiff_t)room;
@@ -337,8 +336,6 @@ static fc_status forward_rows(const fc_kernels *kernels, const fc_matrix *x, ptr
     const ptrdiff_t rows = MOST_TILES * kernels->tile_rows;
     p.splits = (x->rows + rows - 1) / rows;
     fc_parallel_for(team, p.strips * p.splits, product_unit, &p);
-    fc_free(owned);
-    return FC_OK;
 }
 
 /* ---- Forward, turned ---------------------------------------------------------------------------------------------- */
@@ -351,7 +348,7 @@ typedef struct turned {
     const fc_matrix *x;
     const fc_epilogue *epilogue;
     ptrdiff_t lanes, strips, ranges, group;
-    ptrdiff_t x_bytes, bytes;    /* of a thread's workspace: for x, and for sums too */
+    ptrdiff_t x_bytes, thread_bytes; /* of a thread's workspace: for x, and for sums too */
     char *workspace;
 } turned;
 
@@ -362,7 +359,7 @@ static void turned_unit(void *context, int thread, ptrdiff_t unit) {
     const ptrdiff_t first = range_begin(b, range, p->ranges), last = range_begin(b, range + 1, p->ranges);
     const ptrdiff_t row = strip * 2 * p->lanes, left = p->x->rows - row, m = left < 2 * p->lanes ? left : 2 * p->lanes;
     const int vecs = m > p->lanes ? 2 : 1;
-    char *x = p->workspace + thread * p->bytes, *sum = x + p->x_bytes;
+    char *x = p->workspace + thread * p->thread_bytes, *sum = x + p->x_bytes;
     fc_pack_job pack = {
         .src = (const char *)p->x->data + row * p->x->row_stride, .src_j = p->x->row_stride, .src_k = p->x->col_stride,
         .dst = x, .step = vecs * p->lanes, .n = m, .k = p->x->cols,
@@ -371,18 +368,19 @@ static void turned_unit(void *context, int thread, ptrdiff_t unit) {
     for (ptrdiff_t panel = first; panel < last; panel += p->group) {
         const ptrdiff_t panels = last - panel < p->group ? last - panel : p->group, col = 16 * panel, n = b->n - col;
         fc_panels_turned_job job = {
-            .x = x, .vecs = vecs, .fetch = b->values_bytes > fc_l2_bytes() / 2, .values = b->values, .columns = b->place, .begin = b->begin + panel, .panels = panels, .sum = sum,
+            .x = x, .vecs = vecs, .fetch = b->values_bytes > fc_l2_bytes() / 2, .values = b->values, .columns = b->place,
+            .begin = b->begin + panel, .panels = panels, .sum = sum,
         };
         p->kernels->panels_turned[b->dtype](&job);
         fc_finish_job finish = {
-            .sum = sum, .sum_row = vecs * p->lanes, .turned = 16 * p->group, .epilogue = p->epilogue, .row = row, .col = col, .m = m,
-            .n = n < 16 * panels ? n : 16 * panels,
+            .sum = sum, .sum_row = vecs * p->lanes, .turned = 16 * p->group, .epilogue = p->epilogue, .row = row, .col = col,
+            .m = m, .n = n < 16 * panels ? n : 16 * panels,
         };
         p->kernels->finish[b->dtype](&finish);
     }
 }
 
-/* To pack a strip takes as long as 8 blocks of each column; 8 times that is little beside it. */
+/* To pack a strip takes as long as 8 blocks of each column, and is little beside 8 times that. */
 enum { TURNING_COST = 64 };
 
 static fc_status forward_turned(const fc_kernels *kernels, const fc_matrix *x, const fc_blocks *b, const fc_epilogue *epilogue,
@@ -400,21 +398,21 @@ static fc_status forward_turned(const fc_kernels *kernels, const fc_matrix *x, c
     if (p.ranges > b->panels) p.ranges = b->panels;
     p.group = FC_SMALL_L1 / (16 * row);
     p.x_bytes = (b->k * row + 63) / 64 * 64;
-    p.bytes = p.x_bytes + p.group * 16 * row;
-    p.workspace = fc_alloc((size_t)(team * p.bytes));
+    p.thread_bytes = p.x_bytes + p.group * 16 * row;
+    p.workspace = fc_alloc((size_t)(team * p.thread_bytes));
     if (!p.workspace) return FC_NO_MEMORY;
     fc_parallel_for(team, p.strips * p.ranges, turned_unit, &p);
     fc_free(p.workspace);
     return FC_OK;
 }
 
-/* So many rows of the batch, from the first on, are computed so. */
+/* So many rows of the batch, from the first on, lie along the lanes. */
 static ptrdiff_t rows_turned(const fc_kernels *kernels, fc_dtype dtype, const fc_blocks *b, ptrdiff_t rows) {
-    if (b->layout != FC_16X1) return 0;
-    const ptrdiff_t lanes = kernels->lanes[dtype];
+    const ptrdiff_t lanes = kernels->lanes[dtype], size = fc_size(dtype);
+    if (b->layout != FC_16X1 || b->k * 2 * lanes * size > (ptrdiff_t)fc_l3_bytes() / 4) return 0;
     /* Of shorter vectors more strips see each value, and a tile's rows share it as well. So there it pays only where an entry's
      * elements of x stand in lines of their own, beyond L1, and few other entries find these lines there. */
-    const ptrdiff_t tile = kernels->tile_rows * b->k * fc_size(dtype);
+    const ptrdiff_t tile = kernels->tile_rows * b->k * size;
     if (lanes < 16 && (tile < 4 * (ptrdiff_t)fc_l1_bytes() || 3 * b->begin[b->panels] > b->panels * b->k)) return 0;
     /* A strip's last vector is worth it with over 3/4 of its lanes. What is left passes all values again. */
     const ptrdiff_t rest = rows % lanes;
@@ -426,11 +424,14 @@ fc_status fc_linear_forward_blocks(fc_dtype dtype, const fc_matrix *x, const fc_
                                    int threads) {
     if (!x->rows || !b->n) return FC_OK;
     const fc_kernels *kernels = fc_current();
-    const ptrdiff_t turned = rows_turned(kernels, dtype, b, x->rows);
-    fc_matrix part = *x;
-    part.rows = turned;
-    fc_status status = turned ? forward_turned(kernels, &part, b, epilogue, threads) : FC_OK;
-    part.data = (char *)x->data + turned * x->row_stride;
-    part.rows = x->rows - turned;
-    return part.rows && !status ? forward_rows(kernels, &part, turned, b, epilogue, threads) : status;
+    fc_matrix strips = *x, rest = *x, apart;
+    strips.rows = rows_turned(kernels, dtype, b, x->rows);
+    rest.rows = x->rows - strips.rows;
+    rest.data = (char *)x->data + strips.rows * x->row_stride;
+    void *owned = NULL; /* all memory is there before anything is written */
+    if (rest.rows && fc_rows_apart(kernels, dtype, &rest, threads, &apart, &owned)) return FC_NO_MEMORY;
+    const fc_status status = strips.rows ? forward_turned(kernels, &strips, b, epilogue, threads) : FC_OK;
+    if (rest.rows && !status) forward_rows(kernels, &apart, strips.rows, b, epilogue, threads);
+    fc_free(owned);
+    return status;
 }

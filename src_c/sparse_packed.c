@@ -487,22 +487,25 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
 
 /* ---- Backward ----------------------------------------------------------------------------------------------------- */
 
-/* Of each block of the batch the columns of x, as rows: tile after tile, and behind each a row of +0, which padding names. All
- * threads read them, so each column is turned once; those of the gradient are turned by who needs them. */
+/* The columns of x, as rows: tile after tile, and behind each a row of +0, which padding names. All threads read them, so each column
+ * is turned once; those of the gradient are turned by who needs them. As much is turned at a time as a quarter of L3 holds: some
+ * blocks of the batch, or some tiles of one. */
 typedef struct stored {
     const fc_kernels *kernels;
     const fc_sparse *sparse;
     const fc_matrix *grad, *x;
     void *out;
     int accumulate;
-    ptrdiff_t row, last;         /* of the batch, the blocks that are worked on together: some fit into L3 */
-    ptrdiff_t step;              /* batch rows of a block, padded to 16 */
-    ptrdiff_t x_bytes, g_bytes;  /* of a block, and of a block and a thread */
-    ptrdiff_t side_by_side;      /* groups */
+    ptrdiff_t first, end;            /* rows of the batch at a time */
+    ptrdiff_t first_tile, end_tile;
+    ptrdiff_t step;                  /* rows of a block of the batch, padded to 16 */
+    ptrdiff_t tile_bytes, x_bytes;   /* of a block of the batch */
+    ptrdiff_t g_bytes;               /* of a block, and of a thread */
+    ptrdiff_t side_by_side;          /* groups */
     char *turned_x, *turned_g;
 } stored;
 
-static ptrdiff_t rows_of_block(const stored *p, ptrdiff_t row) { return p->last - row < FC_BLOCK ? p->last - row : FC_BLOCK; }
+static ptrdiff_t rows_of_block(const stored *p, ptrdiff_t row) { return p->end - row < FC_BLOCK ? p->end - row : FC_BLOCK; }
 
 /* Columns begin .. end - 1 of src, as rows of `step` elements: those of the block from `row` on, and +0. */
 static void take_columns(const stored *p, const fc_matrix *src, ptrdiff_t row, ptrdiff_t begin, ptrdiff_t end, char *dst) {
@@ -516,17 +519,17 @@ static void take_columns(const stored *p, const fc_matrix *src, ptrdiff_t row, p
     p->kernels->pack[dtype](&job);
 }
 
-/* A tile of a block of the batch, as kernels read it. */
+/* Tile t of the block of the batch from `row` on. */
 static char *tile_at(const stored *p, ptrdiff_t row, ptrdiff_t t) {
-    const fc_sparse *w = p->sparse;
-    return p->turned_x + (row - p->row) / FC_BLOCK * p->x_bytes + t * (w->tile + 1) * p->step * fc_size(w->dtype);
+    return p->turned_x + (row - p->first) / FC_BLOCK * p->x_bytes + (t - p->first_tile) * p->tile_bytes;
 }
 
 static void turn_unit(void *context, int thread, ptrdiff_t unit) {
     const stored *p = context;
     const fc_sparse *w = p->sparse;
-    const ptrdiff_t row = p->row + unit / w->tiles * FC_BLOCK, t = unit % w->tiles, row_bytes = p->step * fc_size(w->dtype);
+    const ptrdiff_t tiles = p->end_tile - p->first_tile, row = p->first + unit / tiles * FC_BLOCK, t = p->first_tile + unit % tiles;
     const ptrdiff_t begin = t * w->tile, end = begin + w->tile < w->k ? begin + w->tile : w->k;
+    const ptrdiff_t row_bytes = p->step * fc_size(w->dtype);
     char *x = tile_at(p, row, t);
     (void)thread;
     take_columns(p, p->x, row, begin, end, x);
@@ -538,9 +541,9 @@ static void stored_unit(void *context, int thread, ptrdiff_t b) {
     const stored *p = context;
     const fc_sparse *w = p->sparse;
     char *g = p->turned_g + thread * p->g_bytes;
-    for (ptrdiff_t row = p->row; row < p->last; row += FC_BLOCK) {
+    for (ptrdiff_t row = p->first; row < p->end; row += FC_BLOCK) {
         take_columns(p, p->grad, row, w->block[b], w->block[b + 1], g);
-        for (ptrdiff_t t = 0; t < w->tiles; t++) {
+        for (ptrdiff_t t = p->first_tile; t < p->end_tile; t++) {
             const ptrdiff_t *segment = w->segment + b * w->tiles + t;
             fc_tiled_grad_job job = {
                 .groups = w->groups + segment[0], .count = segment[1] - segment[0], .side_by_side = p->side_by_side,
@@ -561,40 +564,49 @@ static fc_status stored_gradient(const fc_kernels *kernels, const fc_matrix *gra
     }
     stored p = {.kernels = kernels, .sparse = w, .grad = grad, .x = x, .out = values, .accumulate = accumulate};
     p.step = m < FC_BLOCK ? (m + 15) / 16 * 16 : FC_BLOCK;
-    /* With several blocks the sum is finished before it is added to what stands there. */
-    void *sum = accumulate && m > FC_BLOCK ? fc_alloc((size_t)(w->nnz * size)) : NULL;
-    if (sum) {
-        p.out = sum;
-        p.accumulate = 0;
-    }
     ptrdiff_t most = 0;
     for (ptrdiff_t b = 0; b < w->blocks; b++)
         if (most < w->block[b + 1] - w->block[b]) most = w->block[b + 1] - w->block[b];
     p.g_bytes = (most * p.step * size + 63) / 64 * 64;
-    p.x_bytes = (w->tiles * (w->tile + 1) * p.step * size + 63) / 64 * 64;
+    p.tile_bytes = (w->tile + 1) * p.step * size; /* a multiple of 64 */
+    const ptrdiff_t fit = (ptrdiff_t)fc_l3_bytes() / 4 / p.tile_bytes;
+    const ptrdiff_t tiles = fit < 1 ? 1 : fit < w->tiles ? fit : w->tiles;
+    ptrdiff_t blocks = (m + FC_BLOCK - 1) / FC_BLOCK;
+    if (blocks > fit / tiles) blocks = fit / tiles > 1 ? fit / tiles : 1;
+    p.x_bytes = tiles * p.tile_bytes;
     /* Where a tile of x stands in L2 and rows have many entries, groups side by side find in L1 what the first one loaded. */
-    p.side_by_side = w->step_bytes == 1 && w->tile * p.step * size > 2 * (ptrdiff_t)fc_l1_bytes() ? 4 : 1;
-    ptrdiff_t blocks = (m + FC_BLOCK - 1) / FC_BLOCK, fit = (ptrdiff_t)fc_l3_bytes() / 4 / p.x_bytes;
-    if (blocks > fit) blocks = fit > 1 ? fit : 1;
+    p.side_by_side = w->step_bytes == 1 && p.tile_bytes > 2 * (ptrdiff_t)fc_l1_bytes() ? 4 : 1;
     const int team = fc_team_for((double)w->nnz * (double)(m + FC_ENTRY), threads);
     p.turned_x = fc_alloc((size_t)(blocks * p.x_bytes + team * p.g_bytes));
-    const fc_status status = p.turned_x && (sum || !accumulate || m <= FC_BLOCK) ? FC_OK : FC_NO_MEMORY;
-    if (!status) {
-        p.turned_g = p.turned_x + blocks * p.x_bytes;
-        for (; p.row < m; p.row = p.last) {
-            p.last = m - p.row < blocks * FC_BLOCK ? m : p.row + blocks * FC_BLOCK;
-            fc_parallel_for(team, (p.last - p.row + FC_BLOCK - 1) / FC_BLOCK * w->tiles, turn_unit, &p);
+    if (!p.turned_x) return FC_NO_MEMORY;
+    p.turned_g = p.turned_x + blocks * p.x_bytes;
+    /* With several blocks the sum is finished before it is added to what stands there. */
+    void *sum = NULL;
+    if (accumulate && m > FC_BLOCK) {
+        p.out = sum = fc_alloc((size_t)(w->nnz * size));
+        p.accumulate = 0;
+        if (!sum) {
+            fc_free(p.turned_x);
+            return FC_NO_MEMORY;
+        }
+    }
+    for (; p.first < m; p.first = p.end) {
+        p.end = m - p.first < blocks * FC_BLOCK ? m : p.first + blocks * FC_BLOCK;
+        for (p.first_tile = 0; p.first_tile < w->tiles; p.first_tile = p.end_tile) {
+            p.end_tile = w->tiles - p.first_tile < tiles ? w->tiles : p.first_tile + tiles;
+            const ptrdiff_t turned = (p.end - p.first + FC_BLOCK - 1) / FC_BLOCK * (p.end_tile - p.first_tile);
+            fc_parallel_for(team, turned, turn_unit, &p);
             fc_parallel_for(team, w->blocks, stored_unit, &p);
         }
     }
-    if (sum && !status) {
+    if (sum) {
         const fc_epilogue add = {.residual = values, .y = values};
         fc_finish_job job = {.sum = sum, .epilogue = &add, .m = 1, .n = w->nnz};
         kernels->finish[w->dtype](&job);
     }
     fc_free(p.turned_x);
     fc_free(sum);
-    return status;
+    return FC_OK;
 }
 
 fc_status fc_linear_backward_sparse(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_sparse *w,

@@ -14,12 +14,7 @@ typedef struct put {
     ptrdiff_t count;
 } put;
 
-enum { UNIT = 1 << 16, AHEAD = 192 }; /* values at a time, and how many before its use a value is fetched */
-
-/* Places i .. i + 3 belong to entries side by side, as those of a row of the matrix mostly do. */
-static inline int side_by_side(const uint32_t *s) {
-    return s[1] - s[0] == 1 && s[2] - s[0] == 2 && s[3] - s[0] == 3 && s[0] < s[3]; /* not padding and the first entries */
-}
+enum { UNIT = 1 << 16, AHEAD = 192 }; /* values at a time, and how many before its use a value is fetched, or the first of four */
 
 #define FC_PUT(real, minus_zero) { \
         const real *values = p->values; \
@@ -27,7 +22,7 @@ static inline int side_by_side(const uint32_t *s) {
         ptrdiff_t i = begin; \
         for (; i + AHEAD + 4 <= end; i += 4) { \
             const uint32_t *s = source + i; \
-            if (side_by_side(s)) { \
+            if (fc_side_by_side(s)) { \
                 __builtin_prefetch(values + s[AHEAD]); \
                 memcpy(packed + i, values + s[0], 4 * sizeof(real)); \
                 continue; \

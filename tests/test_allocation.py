@@ -32,6 +32,8 @@ def calls(dtype):
     turned, short = np.asfortranarray(x), np.ascontiguousarray(x[:, :400])
     csr_t = fastfc.CSR(*random_csr(rng, (n, 400), dtype, 0.3))
     bias, packed = gaussian(rng, (n,), dtype), fastfc.pack(w)
+    kept = np.repeat(rng.random((-(-n // 16), k)) < 0.1, 16, axis=0)[:n]
+    blocks = fastfc.pack(w * kept, format="16x1")
     norm = fastfc.LayerNorm(n, dtype=dtype)
     ff = fastfc.FeedForward(40, 70, activation="swiglu", dtype=dtype, rng=0).eval()
     linear, after = fastfc.Linear(400, n, dtype=dtype, rng=0), fastfc.LayerNorm(n, dtype=dtype)
@@ -65,6 +67,7 @@ def calls(dtype):
         "linear": (forward(x, w, bias), y),
         "linear, x of other strides": (forward(turned, w, bias, activation="gelu"), y),
         "linear, packed": (forward(turned, packed), y),
+        "linear, blocks": (forward(turned, blocks, bias), y),
         "linear, CSR weight": (forward(short, csr_t, bias), y),
         "linear, CSR x": (forward(csr_t, short), lambda: [np.full((n, m), 7, dtype)]),
         "linear, CSR x, packed": (forward(csr_t, fastfc.pack(short)), lambda: [np.full((n, m), 7, dtype)]),

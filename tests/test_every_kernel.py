@@ -75,6 +75,13 @@ def of_blocks(dtype, m, n, change):
     ]
 
 
+def of_many_inputs(dtype, m, n, change):
+    """So many, and so few of them stored, that every target turns x."""
+    w, x = np.zeros((n, 40_000), dtype), np.zeros((m, 40_000), dtype)
+    w[:, 7::1000], x[:, 7::1000] = seeded((n, 40), dtype, 1), seeded((m, 40), dtype)
+    return [fastfc.linear(change(x), fastfc.pack(w, format="16x1"), activation="silu")]
+
+
 def of_sparse_product(dtype, m, n, k, change):
     csr = fastfc.CSR(*random_csr(np.random.default_rng(5), (k, n), dtype, 0.4, repeats=True))
     return [fastfc.sparse_matmul(change(seeded((m, k), dtype)), csr)]
@@ -142,7 +149,8 @@ def operations():
         "backward": ("gemm pack column_sum activation_grad", backward),
         "csr weight": ("spmm sddmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "weight")),
         "packed sparse weight": ("tiled tiled_grad", lambda m, n, d, c: of_packed_sparse(d, m, n, 23, c)),
-        "blocks": ("panels panels_turned quads across", lambda m, n, d, c: of_blocks(d, m, n, c)),
+        "blocks": ("panels quads across", lambda m, n, d, c: of_blocks(d, m, n, c)),
+        "blocks of many inputs": ("panels_turned", lambda m, n, d, c: of_many_inputs(d, m, n, c)),
         "dense by csr": ("spmm_t", lambda m, n, d, c: of_sparse_product(d, m, n, 23, c)),
         "csr x": ("spmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "x")),
         "CrossEntropyLoss": ("cross_entropy", loss("CrossEntropyLoss", label_smoothing=0.1)),

@@ -118,7 +118,7 @@ def calls(m, n, k, dtype, threads, spread):
     layer = fastfc.MaskedLinear(k, n, mask=kept, dtype=dtype).to_sparse()
     backward, turned = layer.vjp(x)[1], fastfc.pack(np.where(kept, dtype(1), dtype(0)).T, format="tiled")
     across = int(re.search(r"tiles of (\d+)", turned.explain())[1])
-    whole_x = -(-m // 192) * 192 * (k + k // tile + 1 + tile) * sizes.size  # so little fits into a quarter of L3
+    whole_x = -(-m // 192) * 192 * (k + k // tile + tile + 1) * sizes.size  # so little fits into a quarter of L3
     entries = threads * 192 * 1024 * sizes.size + whole_x + csr.nnz * sizes.size
     yield (
         "SparseLinear, backward",

@@ -16,8 +16,6 @@ FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
 FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
     for (int s = 0; s < 4; s++) t[s] = v_set1_f64(p[s]);
 }
-FC_INLINE void v_each16_f32(const float *p, const int j, vec_f32 *t) { v_each4_f32(p + 4 * j, t); }
-FC_INLINE void v_each16_f64(const double *p, const int j, vec_f64 *t) { v_each4_f64(p + 4 * j, t); }
 FC_INLINE float v_sum_f32(vec_f32 v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 FC_INLINE double v_sum_f64(vec_f64 v) { return v[0] + v[1]; }
 FC_INLINE void v_sums4_f32(const vec_f32 *v, float *p) { for (int i = 0; i < 4; i++) p[i] = v_sum_f32(v[i]); }

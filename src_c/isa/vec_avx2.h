@@ -69,8 +69,6 @@ FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
     t[2] = _mm256_permute_pd(high, 0x0);
     t[3] = _mm256_permute_pd(high, 0xf);
 }
-FC_INLINE void v_each16_f32(const float *p, const int j, vec_f32 *t) { v_each4_f32(p + 4 * j, t); }
-FC_INLINE void v_each16_f64(const double *p, const int j, vec_f64 *t) { v_each4_f64(p + 4 * j, t); }
 FC_INLINE vec_f32 v_load_f32(const void *p) { return _mm256_loadu_ps(p); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return _mm256_loadu_pd(p); }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { _mm256_storeu_ps(p, v); }

@@ -212,6 +212,7 @@ FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
     t[2] = _mm512_permute_pd(high, 0x00);
     t[3] = _mm512_permute_pd(high, 0xff);
 }
+#define FC_HAS_EACH16_f32 1
 FC_INLINE void v_each16_f32(const float *p, const int j, vec_f32 *t) {
     const __m512 all = _mm512_loadu_ps(p);
     const __m512 four = j == 0   ? _mm512_shuffle_f32x4(all, all, 0x00)
@@ -223,7 +224,6 @@ FC_INLINE void v_each16_f32(const float *p, const int j, vec_f32 *t) {
     t[2] = _mm512_permute_ps(four, 0xaa);
     t[3] = _mm512_permute_ps(four, 0xff);
 }
-FC_INLINE void v_each16_f64(const double *p, const int j, vec_f64 *t) { v_each4_f64(p + 4 * j, t); }
 FC_INLINE vec_f32 v_load_f32(const void *p) { return _mm512_loadu_ps(p); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return _mm512_loadu_pd(p); }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { _mm512_storeu_ps(p, v); }

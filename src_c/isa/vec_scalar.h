@@ -42,8 +42,6 @@ FC_INLINE void v_each4_f32(const float *p, vec_f32 *t) {
 FC_INLINE void v_each4_f64(const double *p, vec_f64 *t) {
     for (int s = 0; s < 4; s++) t[s] = p[s];
 }
-FC_INLINE void v_each16_f32(const float *p, const int j, vec_f32 *t) { v_each4_f32(p + 4 * j, t); }
-FC_INLINE void v_each16_f64(const double *p, const int j, vec_f64 *t) { v_each4_f64(p + 4 * j, t); }
 FC_INLINE vec_f32 v_load_f32(const void *p) { float v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE vec_f64 v_load_f64(const void *p) { double v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { memcpy(p, &v, sizeof v); }

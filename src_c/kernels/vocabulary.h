@@ -9,7 +9,7 @@
  *   v_pick4(p, i, bytes, t)   lane j of t[s] = p[i[4 * j + s]], s from 0 to 3: likewise, but by gathers if FC_HAS_GATHERS is 1
  *   v_rows4(p, t)             lane j of t[s] = p[4 * j + s]
  *   v_each4(p, t)             all lanes of t[s] = p[s], s from 0 to 3
- *   v_each16(p, j, t)         likewise p[4 * j + s], and p[0] to p[15] are there to be loaded at once
+ *   v_each16(p, j, t)         if FC_HAS_EACH16 is 1: likewise p[4 * j + s], and p[0] to p[15] are there to be loaded at once
  *   v_load_n v_store_n        the first n of them, 0 <= n <= VL; the rest is never touched, and loads as +0
  *   v_fma(a, b, c)            a*b + c, rounded once (twice on baseline, which alone lacks the instruction)
  *   v_sum(v)                  of all lanes, a number: a tree of halves, lanes 0 to VL / 2 - 1 plus the others first
@@ -114,6 +114,13 @@
 #ifndef FC_FETCH_ROWS
 #define FC_FETCH_ROWS 1
 #endif
+#ifndef FC_HAS_EACH16_f32
+#define FC_HAS_EACH16_f32 0
+#endif
+#ifndef FC_HAS_EACH16_f64
+#define FC_HAS_EACH16_f64 0
+#endif
+#define FC_HAS_EACH16 FC_TYPED(FC_HAS_EACH16_)
 #ifndef FC_HAS_TABLES_f32
 #define FC_HAS_TABLES_f32 0
 #endif
