@@ -89,7 +89,7 @@ typedef struct fc_finish_job {
 enum { FC_LONG_PIECE = 4096 };
 
 /* Entries from the one that is multiplied to the one whose row of dense is fetched: half as many where that is more than four
- * vectors of it; from memory twice as many, and into L2, but where it is less than four. */
+ * vectors of it; from memory twice as many; and there from four vectors on twice as many again, into L2. */
 enum { FC_FETCH = 16 };
 /* The processor itself brings a line's neighbour when it is not busy with memory: FC_FROM_L3 leaves every second line of a
  * long row to it. */
