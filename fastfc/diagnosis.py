@@ -314,6 +314,12 @@ def _sparse_packed(dtype):  # tiled, tiled_grad, spmm_t
     yield "dense by sparse, random", sparse_matmul(g, csr), None
 
 
+def _row_by_row(name, x, packed):
+    y = linear(x, packed, activation="silu")
+    yield name, y, None
+    yield f"{name}, row by row", np.concatenate([linear(row[None], packed, activation="silu") for row in x]), y
+
+
 @_check
 def _many_inputs(dtype):  # panels_turned: entries so far apart that every target turns x
     m, n, k = 47, 32, 40_000
@@ -325,11 +331,7 @@ def _many_inputs(dtype):  # panels_turned: entries so far apart that every targe
     packed = pack(w, format="16x1")
     yield "16x1, many inputs", linear(x, packed), xi @ wi.T
     w[:, columns], x[:, columns] = _gaussian(6, wi.shape, dtype), _gaussian(7, xi.shape, dtype)
-    packed = pack(w, format="16x1")
-    y = linear(x, packed, activation="silu")
-    yield "16x1, many inputs, random", y, None
-    rows = np.concatenate([linear(row[None], packed, activation="silu") for row in x])
-    yield "16x1, many inputs, random, row by row", rows, y
+    yield from _row_by_row("16x1, many inputs, random", x, pack(w, format="16x1"))
 
 
 @_check
@@ -348,11 +350,7 @@ def _sparse_blocks(dtype):  # panels, quads, across
         packed = pack(w, format=form)
         yield f"{form}", linear(x, packed, b, residual=r, activation="relu"), np.maximum(xi @ wi.T + bi + ri, 0)
         packed = pack(np.where(wi, _gaussian(6, (n, k), dtype), dtype.type(0)), format=form)
-        x = _gaussian(7, (m, k), dtype)
-        y = linear(x, packed, activation="silu")
-        yield f"{form}, random", y, None
-        rows = np.concatenate([linear(row[None], packed, activation="silu") for row in x])
-        yield f"{form}, random, row by row", rows, y
+        yield from _row_by_row(f"{form}, random", _gaussian(7, (m, k), dtype), packed)
 
 
 @_check

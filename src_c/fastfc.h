@@ -238,9 +238,9 @@ fc_status fc_linear_backward(fc_dtype dtype, const fc_upstream *up, const fc_mat
 fc_status fc_linear_backward_csr(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_csr *w,
                                  const fc_gradients *out, int threads);
 /* w, FC_SPARSE_UPDATE, for the gradient of its entries (out->values, in csr's order, as for a csr weight); its transpose for gx.
- * Either may be NULL where it is not needed. Workspace: x by blocks of 192 rows, as much
- * of it as fits into a quarter of L3 but at least a tile; 192 rows of grad_y's columns of a block for each thread; nnz values to
- * accumulate over more than 192 rows. */
+ * Either may be NULL where it is not needed. Workspace: x by blocks of 192 rows, as much of it as fits into a quarter
+ * of L3 but at least a tile; for each thread 192 rows of grad_y's columns of a block; nnz values to accumulate over more than 192
+ * rows. */
 fc_status fc_linear_backward_sparse(fc_dtype dtype, const fc_upstream *up, const fc_matrix *x, const fc_sparse *w,
                                     const fc_sparse *transposed, const fc_gradients *out, int threads);
 /* A CSR x: gw is n by k and dense; gx must be NULL. */

@@ -181,12 +181,13 @@ typedef struct fc_tiled_job {
     void *sum;                /* a row for each of the block */
 } fc_tiled_job;
 
-/* tiled_grad: out[source] (+)= sum_m g[row, m] * x[step, m] for the entries of a segment, over a block of the batch as sddmm. */
 #define FC_PADDING UINT32_MAX /* the source of places that are no entries */
 /* Four places belong to entries side by side, as four steps of a row mostly do. (As unsigned numbers go entry 0 follows padding.) */
 static inline int fc_side_by_side(const uint32_t *source) {
     return source[1] - source[0] == 1 && source[2] - source[0] == 2 && source[3] - source[0] == 3 && source[0] != FC_PADDING;
 }
+
+/* tiled_grad: out[source] (+)= sum_m g[row, m] * x[step, m] for the entries of a segment, over a block of the batch as sddmm. */
 typedef struct fc_tiled_grad_job {
     const fc_sparse_group *groups;
     ptrdiff_t count;

@@ -389,12 +389,7 @@ static fc_status forward_turned(const fc_kernels *kernels, const fc_matrix *x, c
     turned p = {.kernels = kernels, .blocks = b, .x = x, .epilogue = epilogue, .lanes = lanes};
     const int team = fc_team_for((double)(x->rows + 4) * (double)fc_blocks_entries(b), threads);
     p.strips = (x->rows + 2 * lanes - 1) / (2 * lanes);
-    p.ranges = 1;
-    if (team > 1) {
-        const ptrdiff_t least = (team + p.strips - 1) / p.strips, most = (4 * team + p.strips - 1) / p.strips;
-        p.ranges = b->begin[b->panels] / (TURNING_COST * b->k + 1) / least * least;
-        p.ranges = p.ranges < least ? least : p.ranges > most ? most : p.ranges;
-    }
+    p.ranges = fc_ranges_for(team, p.strips, b->begin[b->panels] / (TURNING_COST * b->k + 1));
     if (p.ranges > b->panels) p.ranges = b->panels;
     p.group = FC_SMALL_L1 / (16 * row);
     p.x_bytes = (b->k * row + 63) / 64 * 64;

@@ -459,13 +459,8 @@ fc_status fc_linear_forward_sparse(fc_dtype dtype, const fc_matrix *x, const fc_
     /* The sums of a range of outputs share L2 with what passes through it. Each range makes the tiles of x for itself. */
     const ptrdiff_t range = (ptrdiff_t)fc_l2_bytes() / 2;
     p.ranges = (w->n * step * size + range - 1) / range;
-    if (team > 1) {
-        /* Four units a thread, if its entries take far longer than the tiles of x; else one. */
-        const ptrdiff_t least = (team + p.strips - 1) / p.strips, most = (4 * team + p.strips - 1) / p.strips;
-        ptrdiff_t cheap = w->nnz / (TILES_COST * w->k + 1) / least * least;
-        cheap = cheap < least ? least : cheap > most ? most : cheap;
-        if (p.ranges < cheap) p.ranges = cheap;
-    }
+    const ptrdiff_t ranges = fc_ranges_for(team, p.strips, w->nnz / (TILES_COST * w->k + 1));
+    if (p.ranges < ranges) p.ranges = ranges;
     if (p.ranges > w->blocks) p.ranges = w->blocks;
     for (ptrdiff_t i = 0; i < p.ranges; i++) {
         const ptrdiff_t rows = w->block[range_begin(&p, i + 1)] - w->block[range_begin(&p, i)];

@@ -62,6 +62,12 @@ static int team_by_work(double multiply_adds, int threads) {
     return team;
 }
 
+ptrdiff_t fc_ranges_for(int team, ptrdiff_t strips, ptrdiff_t cheap) {
+    if (team < 2) return 1;
+    const ptrdiff_t least = (team + strips - 1) / strips, most = (4 * team + strips - 1) / strips, whole = cheap / least * least;
+    return whole < least ? least : whole > most ? most : whole;
+}
+
 #ifdef _OPENMP
 /* OpenMP's region brings up the workers, once; handing them work is ours. A region for each call would have everybody
  * wait, spinning for milliseconds, for threads that the system has not let run: beside one other process a call of 70 us

@@ -39,11 +39,14 @@ def pattern(rng, shape, format, density=0.5):
 
 def blocky(rng, shape, dtype, format, density=0.5, values=gaussian):
     """A CSR of whole blocks; some of its entries are 0."""
-    mask = pattern(rng, shape, format, density)
+    return of_pattern(rng, pattern(rng, shape, format, density), dtype, values)
+
+
+def of_pattern(rng, mask, dtype, values=gaussian):
     rows, columns = np.nonzero(mask)
     data = values(rng, len(rows), dtype)
     data[::7] = 0
-    return fastfc.CSR(data, columns, np.searchsorted(rows, np.arange(shape[0] + 1)), shape)
+    return fastfc.CSR(data, columns, np.searchsorted(rows, np.arange(len(mask) + 1)), mask.shape)
 
 
 def dense(csr):
@@ -215,10 +218,7 @@ def test_panels_of_all_lengths(isa, dtype, rng):
 def many_inputs(rng, dtype, values=gaussian):
     """A CSR of panels whose entries stand so far apart that lanes run along the batch on all targets."""
     mask = np.repeat(rng.random((6, 40_000)) < rng.choice([0, 0.002, 0.01], (6, 1)), 16, axis=0)[:85]
-    w = np.zeros(mask.shape, dtype)
-    w[mask] = values(rng, np.count_nonzero(mask), dtype)
-    rows, columns = np.nonzero(mask)
-    return fastfc.CSR(w[mask], columns, np.searchsorted(rows, np.arange(86)), w.shape)
+    return of_pattern(rng, mask, dtype, values)
 
 
 def test_integers_of_many_inputs(isa, dtype, rng):
