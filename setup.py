@@ -30,8 +30,8 @@ if X86:
 if NEON:
     TARGETS["neon"] = []
 DRIVERS = [
-    "activation", "dispatch", "dropout", "feedforward", "gemm", "linear", "loss", "memory", "norm", "optim", "packed",
-    "probe", "reduce", "sparse", "sparse_blocks", "sparse_packed", "threads", "turned", "values",
+    "activation", "dispatch", "dropout", "feedforward", "few_outputs", "gemm", "linear", "loss", "memory", "norm",
+    "optim", "packed", "probe", "reduce", "sparse", "sparse_blocks", "sparse_packed", "threads", "turned", "values",
 ]
 
 

@@ -214,11 +214,11 @@ def _gaussian(seed, shape, dtype):
 # ---- The checks: each goes through the kernels that its comment names ------------------------------------------------
 
 # Edges of tiles, panels and numeric blocks.
-_SHAPES = ((1, 1, 1), (3, 75, 20), (7, 64, 193), (14, 131, 60), (64, 3, 385))
+_SHAPES = ((1, 1, 1), (3, 75, 20), (7, 64, 193), (14, 131, 60), (64, 3, 385), (40, 2, 1024), (1, 1, 3100))
 
 
 @_check
-def _dense(dtype):  # gemm, few, pack
+def _dense(dtype):  # gemm, few, dots, pack
     for m, n, k in _SHAPES:
         xi, wi, bi, ri = _integers(1, m, k), _integers(2, n, k), _integers(3, n), _integers(4, m, n)
         x, w, b, r = (a.astype(dtype) for a in (xi, wi, bi, ri))
@@ -229,7 +229,7 @@ def _dense(dtype):  # gemm, few, pack
             yield f"{what} {(m, n, k)}", got, np.maximum(exact, 0)
             yield f"{what} {(m, n, k)}, before the activation", z, exact
         yield f"unpack {(n, k)}", packed.unpack(), w
-    for m, n, k in ((30, 75, 400), (200, 4, 200)):
+    for m, n, k in ((30, 75, 400), (200, 4, 200), (40, 2, 1024)):
         x, w, b = _gaussian(1, (m, k), dtype), _gaussian(2, (n, k), dtype), _gaussian(3, n, dtype)
         packed = pack(w)
         y = linear(x, packed, b, activation="gelu")

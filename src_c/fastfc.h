@@ -112,7 +112,7 @@ fc_csr_fault fc_csr_check(const fc_csr *csr, ptrdiff_t *at);
 fc_csr_fault fc_csr_check_places(const fc_csr *csr, ptrdiff_t *at);
 
 /* A weight (n by k) copied into the order in which a target's kernel reads it: panels of a fixed number of outputs,
- * each k-major. One copy plus padding to the vector length. */
+ * each k-major. One copy plus padding to the vector length (a vector in all, where the last panel has three outputs or fewer). */
 typedef struct fc_packed fc_packed;
 fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads); /* NULL: no memory */
 void fc_packed_free(fc_packed *packed);

@@ -99,72 +99,6 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
             run_chunk(p, packed, total, begin, end, col + at, n - at < at_once ? n - at : at_once, k);
 }
 
-/* Few outputs and a long batch: lanes along the batch. */
-typedef struct few_outputs {
-    const fc_gemm *g;
-    const fc_kernels *kernels;
-} few_outputs;
-
-enum { ROWS_UNIT = 64 }; /* rows of the batch at a time */
-
-static void run_rows(void *context, int thread, ptrdiff_t unit) {
-    const few_outputs *f = context;
-    const fc_gemm *g = f->g;
-    const ptrdiff_t begin = unit * ROWS_UNIT;
-    (void)thread;
-    fc_few_job job = {
-        .a = g->b, .a_row = g->b_j, .a_step = g->b_k, .w = (const char *)g->a + begin * g->a_row, .w_row = g->a_row,
-        .m = g->n, .n = g->m - begin < ROWS_UNIT ? g->m - begin : ROWS_UNIT, .k = g->k, .epilogue = g->epilogue,
-        .at = begin, .across = 1, .far = (double)g->m * (double)g->k * (double)fc_size(g->dtype) > (double)fc_l3_bytes(),
-    };
-    if (g->panels) {
-        job.a = g->panels;
-        job.a_row = fc_size(g->dtype);
-        job.a_step = fc_panel_step(g->kernels, g->dtype, g->n, 0) * fc_size(g->dtype);
-    }
-    f->kernels->few[g->dtype](&job);
-}
-
-/* The kernels for that, or NULL where it does not pay. Shorter vectors take fewer shuffles to transpose, which for one or two
- * outputs is most of the work, where the CPU does not make up for it. */
-static const fc_kernels *kernels_for_few_outputs(const fc_gemm *g) {
-    const int better = g->n <= 2 && g->dtype == FC_F32 && !(fc_long_shuffles && g->m >= g->kernels->lanes[g->dtype]);
-    const fc_kernels *shorter = better ? fc_shorter(g->kernels) : NULL, *kernels = shorter ? shorter : g->kernels;
-    const int pays = g->n <= FC_FEW && g->n <= kernels->panel[g->dtype] && g->m >= 4 * g->n &&
-                     g->m >= kernels->lanes[g->dtype] && g->k >= 12 * g->n;
-    return pays ? kernels : NULL;
-}
-
-enum { LEAST_STEPS = 64 };
-
-/* Outputs that would be a panel of their own, most of its lanes idle, run as few outputs after the others, where the batch is
- * near when it is read, and y when it is written, for a second time. 0: none of them. */
-static ptrdiff_t outputs_apart(const fc_gemm *g) {
-    const ptrdiff_t panel = g->kernels->panel[g->dtype];
-    if (g->n <= panel || g->k < LEAST_STEPS) return 0;
-    const double again = (double)g->m * (double)(g->k + g->n) * (double)fc_size(g->dtype);
-    fc_gemm last = *g;
-    last.n = g->n % panel;
-    return last.n && last.n <= 2 && 4 * again <= (double)fc_l3_bytes() && kernels_for_few_outputs(&last) ? last.n : 0;
-}
-
-static fc_status run_apart(const fc_gemm *g, ptrdiff_t apart) {
-    fc_gemm first = *g, last = *g;
-    first.n -= apart;
-    last.n = apart;
-    const ptrdiff_t at = first.n * fc_size(g->dtype);
-    fc_epilogue e = *g->epilogue;
-    if (e.bias) e.bias = (const char *)e.bias + at;
-    if (e.residual) e.residual = (const char *)e.residual + at;
-    if (e.z) e.z = (char *)e.z + at;
-    e.y = (char *)e.y + at;
-    last.epilogue = &e;
-    if (g->panels) last.panels = (const char *)g->panels + at * g->k;
-    else last.b = (const char *)g->b + first.n * g->b_j;
-    const fc_status status = fc_gemm_run(&first);
-    return status ? status : fc_gemm_run(&last);
-}
-
 /* A panel's row is several lines: half of one is worth a walk. */
 static int has_long_panels(const fc_gemm *g) {
     return !g->kernels->narrow && g->kernels->panel[g->dtype] * fc_size(g->dtype) > 64;
@@ -188,15 +122,11 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype], tile = kernels->tile_rows;
     /* An element of the weight costs its way from memory too: as much as 4 multiply-adds. */
     const int team = fc_team_for((double)(g->m + 4) * (double)g->n * (double)g->k, g->threads);
-    few_outputs few = {g, kernels_for_few_outputs(g)};
-    if (few.kernels) {
-        fc_parallel_for(team, (g->m + ROWS_UNIT - 1) / ROWS_UNIT, run_rows, &few);
-        return FC_OK;
-    }
+    if (fc_few_outputs_run(g, team)) return FC_OK;
     const fc_kernels *turned = fc_turned_kernels(g);
     if (turned) return fc_turned_run(g, turned, team);
-    const ptrdiff_t apart = outputs_apart(g);
-    if (apart) return run_apart(g, apart);
+    const ptrdiff_t apart = fc_outputs_apart(g);
+    if (apart) return fc_apart_run(g, apart);
     plan p = {.g = g, .cols = kernels->width[g->dtype]};
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0;
     p.few = !g->panels && !p.direct && g->b_k == size && g->m <= kernels->few_rows[g->dtype];

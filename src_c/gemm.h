@@ -17,6 +17,11 @@ typedef struct fc_gemm {
 } fc_gemm;
 
 fc_status fc_gemm_run(const fc_gemm *g);
+/* The same where outputs are few (few_outputs.c): whether that paid, and is done. */
+int fc_few_outputs_run(const fc_gemm *g, int team);
+/* The last outputs, as many as are better done by themselves, or 0; and the product in two parts. */
+ptrdiff_t fc_outputs_apart(const fc_gemm *g);
+fc_status fc_apart_run(const fc_gemm *g, ptrdiff_t apart);
 /* The same with the batch, a, packed in place of the weight, b (turned.c); and the kernels it pays with, or NULL. */
 const fc_kernels *fc_turned_kernels(const fc_gemm *g);
 fc_status fc_turned_run(const fc_gemm *g, const fc_kernels *kernels, int team);
@@ -24,10 +29,16 @@ fc_status fc_turned_run(const fc_gemm *g, const fc_kernels *kernels, int team);
 /* The first two of most CPUs. Rows so many bytes apart fall into one set. */
 enum { L1_WAYS = 8, L1_WAY = 4096 };
 
-/* Elements from row to row of panel p of n columns: the panel's width, lane-padded in the last panel. */
+static inline ptrdiff_t fc_full_lanes(const fc_kernels *kernels, fc_dtype dtype, ptrdiff_t n) {
+    const ptrdiff_t lanes = kernels->lanes[dtype];
+    return (n + lanes - 1) / lanes * lanes;
+}
+/* Elements from row to row of panel p of n columns of a packed weight: the panel's width; in the last panel as many as fill vectors,
+ * but of a few columns in one vector only these. */
 static inline ptrdiff_t fc_panel_step(const fc_kernels *kernels, fc_dtype dtype, ptrdiff_t n, ptrdiff_t p) {
-    const ptrdiff_t left = n - p * kernels->panel[dtype], lanes = kernels->lanes[dtype];
-    return left >= kernels->panel[dtype] ? kernels->panel[dtype] : (left + lanes - 1) / lanes * lanes;
+    const ptrdiff_t left = n - p * kernels->panel[dtype];
+    if (left >= kernels->panel[dtype]) return kernels->panel[dtype];
+    return left <= FC_DOTS && left < kernels->lanes[dtype] ? left : fc_full_lanes(kernels, dtype, left);
 }
 static inline ptrdiff_t fc_panels(const fc_kernels *kernels, fc_dtype dtype, ptrdiff_t n) {
     return (n + kernels->panel[dtype] - 1) / kernels->panel[dtype];

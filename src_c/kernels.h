@@ -51,7 +51,7 @@ typedef struct fc_gemm_job {
 } fc_gemm_job;
 
 /* few: up to few_rows (fc_kernels) rows of a times n rows of w, whose k is contiguous; both may stand anywhere. With `across` it
- * is the outputs that are few, FC_FEW at most: a is the weight, w the batch, and the sum of rows i and j belongs at y[j, i]. */
+ * is the outputs that are few: a is the weight, w the batch, and the sum of rows i and j belongs at y[j, i]. */
 #define FC_FEW 6
 typedef struct fc_few_job {
     const void *a;
@@ -64,7 +64,22 @@ typedef struct fc_few_job {
     int across, far;          /* far: the batch comes from memory */
 } fc_few_job;
 
-/* pack: dst[k * step + j] = src(j, k) for j < n, +0 from n up to the next full vector. With a `pitch` every panel of
+/* dots: m <= FC_DOTS_ROWS rows of x times n <= FC_DOTS outputs that stand one after the other, or alternate along k; k is
+ * a vector at least. */
+enum { FC_DOTS = 3, FC_DOTS_ROWS = 256 };
+typedef struct fc_dots_job {
+    const void *x;
+    ptrdiff_t x_row, m;       /* bytes from row to row; elements of a row are contiguous */
+    const void *w;
+    ptrdiff_t w_row, w_step;  /* bytes from output to output, and along k: either an element */
+    ptrdiff_t n, k;
+    const fc_epilogue *epilogue;
+    ptrdiff_t at;             /* where row 0 of x stands in y: its row, or, without across, its column */
+    int across;
+} fc_dots_job;
+
+/* pack: dst[k * step + j] = src(j, k) for j < n, +0 from n up to the next full vector, or, where n fills none and step is less,
+ * up to the next row, and behind the last. With a `pitch` every panel of
  * columns starts anew: column j of panel p stands at dst + p * pitch + k * step + j. */
 typedef struct fc_pack_job {
     const void *src;

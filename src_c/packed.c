@@ -28,12 +28,15 @@ static void pack_panel(void *context, int thread, ptrdiff_t i) {
 
 fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads) {
     const fc_kernels *kernels = fc_current();
-    const ptrdiff_t lanes = kernels->lanes[dtype], size = fc_size(dtype);
-    const ptrdiff_t padded = (w->rows + lanes - 1) / lanes * lanes;
-    if (w->cols && padded > PTRDIFF_MAX / size / w->cols) return NULL;
+    const ptrdiff_t lanes = kernels->lanes[dtype], size = fc_size(dtype), panels = fc_panels(kernels, dtype, w->rows);
+    const ptrdiff_t padded =
+        panels ? (panels - 1) * kernels->panel[dtype] + fc_panel_step(kernels, dtype, w->rows, panels - 1) : 0;
+    if (w->cols && padded > (PTRDIFF_MAX / size - lanes) / w->cols) return NULL;
+    /* A last row without padding is read as a whole vector. */
+    const ptrdiff_t behind = padded % lanes && w->cols ? lanes - padded % lanes : 0;
     fc_packed *p = malloc(sizeof *p);
     if (!p) return NULL;
-    *p = (fc_packed){kernels, dtype, w->rows, w->cols, (size_t)(padded * w->cols * size), NULL};
+    *p = (fc_packed){kernels, dtype, w->rows, w->cols, (size_t)((padded * w->cols + behind) * size), NULL};
     p->panels = fc_map(p->bytes);
     if (!p->panels) {
         free(p);

@@ -241,13 +241,14 @@ static fc_spmm_job job_of(const spmm *p) {
 /* The dense operand's columns from `col` on, as the job takes them: a copy for the rows from `begin` to `end`, if it has to
  * be one. */
 static void dense_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff_t begin, ptrdiff_t end, fc_spmm_job *job) {
-    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype], col = at * p->panel;
+    const ptrdiff_t size = fc_size(p->dtype), col = at * p->panel;
     const ptrdiff_t n = at + 1 < p->count ? p->panel : p->width - col;
     const char *dense = p->dense + col * p->dense_j;
     job->n = n;
-    job->dense_step = (n + lanes - 1) / lanes * lanes;
+    job->dense_step = fc_full_lanes(p->kernels, p->dtype, n);
     if (p->panels) {
         job->dense = (const char *)p->panels + col * p->inner * size;
+        job->dense_step = fc_panel_step(p->kernels, p->dtype, p->width, at);
         return;
     }
     if (p->in_place) {

@@ -34,12 +34,18 @@ const fc_kernels *fc_turned_kernels(const fc_gemm *g) {
     return (double)batch * (double)(g->n + PACKING) < (double)weight * (double)(g->m + PACKING) ? kernels : NULL;
 }
 
+/* Elements from step to step of the packed batch. */
+static ptrdiff_t packed_step(const turned *t, ptrdiff_t cols) {
+    const ptrdiff_t panel = t->kernels->panel[t->g->dtype];
+    return cols < panel ? fc_full_lanes(t->kernels, t->g->dtype, cols) : panel;
+}
+
 /* n rows of the weight, from `begin` on, times what is packed. */
 static void multiply(const turned *t, ptrdiff_t begin, ptrdiff_t n, ptrdiff_t row, ptrdiff_t cols, ptrdiff_t k, ptrdiff_t steps,
                      const char *packed, char *total) {
     const fc_gemm *g = t->g;
     const ptrdiff_t size = fc_size(g->dtype), panel = t->kernels->panel[g->dtype];
-    const ptrdiff_t step = fc_panel_step(t->kernels, g->dtype, cols, 0);
+    const ptrdiff_t step = packed_step(t, cols);
     for (ptrdiff_t at = 0; at < cols; at += panel, total += n * panel * size) {
         const ptrdiff_t m = cols - at < panel ? cols - at : panel;
         for (ptrdiff_t i = 0; i < n; i += t->tile) {
@@ -69,7 +75,7 @@ static void run_unit(void *context, int thread, ptrdiff_t unit) {
         const ptrdiff_t cols = g->m - row < t->cols ? g->m - row : t->cols;
         for (ptrdiff_t k = 0; k < g->k; k += t->chunk) {
             const ptrdiff_t steps = g->k - k < t->chunk ? g->k - k : t->chunk;
-            const ptrdiff_t step = fc_panel_step(t->kernels, g->dtype, cols, 0);
+            const ptrdiff_t step = packed_step(t, cols);
             fc_pack_job pack = {
                 .src = (const char *)g->a + row * g->a_row + k * size, .src_j = g->a_row, .src_k = size, .dst = packed,
                 .step = step, .pitch = step * steps, .n = cols, .k = steps,
@@ -88,7 +94,7 @@ fc_status fc_turned_run(const fc_gemm *g, const fc_kernels *kernels, int team) {
     if (g->m < t.cols) t.cols = (g->m + panel - 1) / panel * panel;
     /* The packed batch and the sums have a quarter of L2 each. */
     const ptrdiff_t quarter = (ptrdiff_t)fc_l2_bytes() / 4 / size;
-    const ptrdiff_t wide = g->m < panel ? fc_panel_step(kernels, g->dtype, g->m, 0) : t.cols;
+    const ptrdiff_t wide = g->m < panel ? packed_step(&t, g->m) : t.cols;
     t.chunk = quarter / wide / FC_BLOCK * FC_BLOCK;
     if (t.chunk < FC_BLOCK) t.chunk = FC_BLOCK;
     if (t.chunk > g->k) t.chunk = g->k;

@@ -59,6 +59,7 @@ def calls(rng, dtype, end):
     sizes = [(m, n, 5) for n in edges.n for m in (1, 2, 3, 7)]
     sizes += [(m, edges.lanes + 1, k) for m in (1, 4, 13, 38) for k in (1, 2, 3, 4, 5, 7, 15, 16, 17, 33, 193)]
     sizes += [(m, n, k) for m in (1, 6, 20) for n in (1, edges.lanes, edges.panel + 1) for k in (1, 31, 64, 194)]
+    sizes += [(m, n, k) for m in (1, 3, 40) for n in (1, 2, 3, 10) for k in (100, 769, 1024)]
     for m, n, k in sizes:
         grad = operand(m, n)
         z = operand(m, n)

@@ -68,6 +68,28 @@ def test_every_tile_follows_the_canonical_order(fma_isa, dtype, rng, canonical, 
             assert_same_bits(y, expected[:m, :n], (m, n))
 
 
+@pytest.mark.parametrize("values", [gaussian, special])
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_narrow_products_follow_the_canonical_order(fma_isa, dtype, rng, canonical, values, packed):
+    """Outputs that fill no vector, or one or two, beside long rows: numeric blocks stand side by side, as many as a
+    vector has lanes or the FMA units want, and the last one is cut; rows crowd into few sets of L1 for some k."""
+    lanes = Edges(dtype).lanes
+    for k in (64, 200, 383, 450, 577, 960, 1024, 1350, 1536, 3100, 4096):
+        shapes = ((60, k), (2 * lanes, k), (2 * lanes,), (60, 2 * lanes))
+        x, weight, bias, residual = (values(rng, s, dtype) for s in shapes)
+        expected, before = canonical.linear(x, weight, bias, residual, "relu")
+        batches = (1, 3, 6, 16) if fma_isa == "scalar" else (1, 2, 3, 4, 5, 6, 7, 9, 15, 16, 17, 23, 33, 48, 60)
+        for m, n in itertools.product(batches, (1, 2, 3, 4, 7, 12, lanes + 1, 2 * lanes)):
+            if n > 2 * lanes:
+                continue
+            for w in (weight[:n], np.asfortranarray(weight[:n])):
+                w = fastfc.pack(w) if packed else w
+                options = {"residual": residual[:m, :n], "activation": "relu", "return_preactivation": True}
+                y, z = fastfc.linear(x[:m], w, bias[:n], **options)
+                assert_same_bits(y, expected[:m, :n], (m, n, k))
+                assert_same_bits(z, before[:m, :n], (m, n, k))
+
+
 def test_large_products_follow_the_canonical_order(fma_isa, dtype, rng, canonical):
     """Several blocks of rows, several chunks of k, and weights larger than their share of L3 or all of it, which come
     in other chunks and strips, or panel by panel (of an L3 of 32 MiB; where it is larger, more of the same)."""
@@ -507,6 +529,10 @@ TESTS_OF_KERNELS = {
     ],
     "pack": ["test_pack.test_unpack_gives_the_weight_back", "test_linear.test_any_memory_for_each_operand"],
     "few": ["test_linear.test_integers_at_all_tile_edges", "test_contract.test_a_row_of_y_over_all_batch_sizes"],
+    "dots": [
+        "test_contract.test_narrow_products_follow_the_canonical_order",
+        "test_linear.test_a_batch_beside_few_outputs",
+    ],
     "finish": ["test_sparse.test_rows_of_all_lengths", "test_linear.test_epilogues"],
     "spmm": ["test_sparse.test_integers_at_all_widths", "test_contract.test_csr_follows_its_canonical_order"],
     "spmm_t": ["test_sparse_matmul.test_order_of_the_transpose"],

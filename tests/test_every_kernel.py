@@ -143,8 +143,14 @@ def operations():
             ]
         return lambda m, n, d, c: [getattr(fastfc.activations, name)(c(seeded((m, n), d, 0, 3)))]
 
+    def long_rows(m, n, d, c):
+        """Numeric blocks side by side, where rows crowd into few sets of L1 or are as few as one."""
+        x, w = seeded((m, 1024), d), seeded((min(n, 2), 1024), d, 1)
+        return [fastfc.linear(c(x), weight) for weight in (c(w), fastfc.pack(w))]
+
     table = {
         "linear": ("gemm pack few", linear),
+        "long rows": ("dots", long_rows),
         "packed": ("gemm pack", packed),
         "backward": ("gemm pack column_sum activation_grad", backward),
         "csr weight": ("spmm sddmm finish", lambda m, n, d, c: of_csr(d, m, n, 23, c, "weight")),

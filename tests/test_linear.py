@@ -108,10 +108,10 @@ def test_a_batch_that_is_packed_in_place_of_the_weight(isa, dtype, rng, threads)
 
 
 def test_a_batch_beside_few_outputs(isa, dtype, rng, threads):
-    """Lanes along the batch; rows of y that stand without a gap are finished as one. A row alone, which goes another
-    way, gives the same bits."""
-    for n in range(1, 7):
-        for m, k in ((9, 12 * n), (24, 193), (75, 300), (130, 512)):
+    """Lanes along the batch, or along numeric blocks; rows of y that stand without a gap are finished as one. A row
+    alone, which goes another way, gives the same bits."""
+    for n in range(1, 13):
+        for m, k in ((9, 12 * n), (24, 193), (75, 300), (130, 512), (300 if n < 4 else 40, 1024)):
             x, weight, bias, residual = operands(rng, m, n, k, dtype)
             for b, r in ((bias, residual), (bias, None), (None, residual), (None, None)):
                 options = {"activation": "silu", "return_preactivation": True}

@@ -173,13 +173,11 @@ FC_INLINE vec_f64 v_sqrt_f64(vec_f64 v) { return _mm256_sqrt_pd(v); }
 FC_INLINE vec_f64 v_widen_f32(const void *p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }
 FC_INLINE vec_f64 v_widen_f64(const void *p) { return v_load_f64(p); }
 
-FC_INLINE __m256 rows_f32(const char *p, ptrdiff_t row) {
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps((const float *)p)),
-                                _mm_loadu_ps((const float *)(p + 4 * row)), 1);
+FC_INLINE __m256 both_f32(const void *low, const void *high) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
 }
-FC_INLINE __m256d rows_f64(const char *p, ptrdiff_t row) {
-    return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd((const double *)p)),
-                                _mm_loadu_pd((const double *)(p + 2 * row)), 1);
+FC_INLINE __m256d both_f64(const void *low, const void *high) {
+    return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(low)), _mm_loadu_pd(high), 1);
 }
 
 /* A quad of float32 stands in both halves, where permutes reach it; of float64 it is one vector. */
@@ -200,9 +198,7 @@ FC_INLINE vec_f64 v_of4_f64(quad_f64 q, codes_f64 c) {
 }
 
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
-FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
-    __m256 r0 = rows_f32(src, row), r1 = rows_f32(src + row, row);
-    __m256 r2 = rows_f32(src + 2 * row, row), r3 = rows_f32(src + 3 * row, row);
+FC_INLINE void transposed_f32(__m256 r0, __m256 r1, __m256 r2, __m256 r3, vec_f32 *t) {
     __m256d s0 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1)), s1 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
     __m256d s2 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1)), s3 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
     t[0] = _mm256_castpd_ps(_mm256_unpacklo_pd(s0, s1));
@@ -210,10 +206,23 @@ FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
     t[2] = _mm256_castpd_ps(_mm256_unpacklo_pd(s2, s3));
     t[3] = _mm256_castpd_ps(_mm256_unpackhi_pd(s2, s3));
 }
-FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
-    __m256d r0 = rows_f64(src, row), r1 = rows_f64(src + row, row);
+FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
+    const char *src1 = src + row, *src2 = src + 2 * row, *src3 = src + 3 * row;
+    transposed_f32(both_f32(src, src + 4 * row), both_f32(src1, src1 + 4 * row), both_f32(src2, src2 + 4 * row),
+                   both_f32(src3, src3 + 4 * row), t);
+}
+FC_INLINE void v_transpose_at_f32(const char *const *p, vec_f32 *t) {
+    transposed_f32(both_f32(p[0], p[4]), both_f32(p[1], p[5]), both_f32(p[2], p[6]), both_f32(p[3], p[7]), t);
+}
+FC_INLINE void transposed_f64(__m256d r0, __m256d r1, vec_f64 *t) {
     t[0] = _mm256_unpacklo_pd(r0, r1);
     t[1] = _mm256_unpackhi_pd(r0, r1);
+}
+FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
+    transposed_f64(both_f64(src, src + 2 * row), both_f64(src + row, src + 3 * row), t);
+}
+FC_INLINE void v_transpose_at_f64(const char *const *p, vec_f64 *t) {
+    transposed_f64(both_f64(p[0], p[2]), both_f64(p[1], p[3]), t);
 }
 FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { v_transpose_f32((const char *)p, 16, t); }
 FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) {

@@ -355,14 +355,10 @@ FC_INLINE void v_turn_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
 /* Blocks of 16 by 16 and 8 by 8: every row gives one whole line, so rows whose addresses fall into one L1 set (a
  * stride of 4096 bytes) are read once all the same. First 4 by 4 (2 by 2) inside the lanes of 128 bits, then the lanes. */
 enum { TRANSPOSE_f32 = 16, TRANSPOSE_f64 = 8 };
-FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
+FC_INLINE void transposed_f32(const __m512 *r, vec_f32 *t) {
     __m512 u[4][4]; /* u[g][c], lane q: rows 4g to 4g+3 of column 4q+c */
 #pragma GCC unroll 4
-    for (int g = 0; g < 4; g++) {
-        const char *p = src + 4 * g * row;
-        turn_in_lanes_f32(_mm512_loadu_ps(p), _mm512_loadu_ps(p + row), _mm512_loadu_ps(p + 2 * row),
-                          _mm512_loadu_ps(p + 3 * row), u[g]);
-    }
+    for (int g = 0; g < 4; g++) turn_in_lanes_f32(r[4 * g], r[4 * g + 1], r[4 * g + 2], r[4 * g + 3], u[g]);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; c++) {
         __m512d v[4];
@@ -372,13 +368,28 @@ FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
         for (int q = 0; q < 4; q++) t[4 * q + c] = _mm512_castpd_ps(v[q]);
     }
 }
-FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
+FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
+    __m512 r[16];
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) {
+        const char *p = src + 4 * g * row;
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) r[4 * g + i] = _mm512_loadu_ps(p + i * row);
+    }
+    transposed_f32(r, t);
+}
+FC_INLINE void v_transpose_at_f32(const char *const *p, vec_f32 *t) {
+    __m512 r[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(p[i]);
+    transposed_f32(r, t);
+}
+FC_INLINE void transposed_f64(const __m512d *r, vec_f64 *t) {
     __m512d u[4][2]; /* u[g][c], lane q: rows 2g and 2g+1 of column 2q+c */
 #pragma GCC unroll 4
     for (int g = 0; g < 4; g++) {
-        const __m512d r0 = _mm512_loadu_pd(src + 2 * g * row), r1 = _mm512_loadu_pd(src + (2 * g + 1) * row);
-        u[g][0] = _mm512_unpacklo_pd(r0, r1);
-        u[g][1] = _mm512_unpackhi_pd(r0, r1);
+        u[g][0] = _mm512_unpacklo_pd(r[2 * g], r[2 * g + 1]);
+        u[g][1] = _mm512_unpackhi_pd(r[2 * g], r[2 * g + 1]);
     }
 #pragma GCC unroll 2
     for (int c = 0; c < 2; c++) {
@@ -387,4 +398,16 @@ FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
 #pragma GCC unroll 4
         for (int q = 0; q < 4; q++) t[2 * q + c] = v[q];
     }
+}
+FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
+    __m512d r[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i] = _mm512_loadu_pd(src + i * row);
+    transposed_f64(r, t);
+}
+FC_INLINE void v_transpose_at_f64(const char *const *p, vec_f64 *t) {
+    __m512d r[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i] = _mm512_loadu_pd(p[i]);
+    transposed_f64(r, t);
 }

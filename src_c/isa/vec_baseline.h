@@ -22,7 +22,6 @@ FC_INLINE vec_f32 v_zero_f32(void) { return (vec_f32){0}; }
 FC_INLINE vec_f64 v_zero_f64(void) { return (vec_f64){0}; }
 FC_INLINE vec_f32 v_set1_f32(float x) { return (vec_f32){x, x, x, x}; }
 FC_INLINE vec_f64 v_set1_f64(double x) { return (vec_f64){x, x}; }
-#include "vec_16bytes.h"
 FC_INLINE vec_f32 v_load_f32(const void *p) { vec_f32 v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE vec_f64 v_load_f64(const void *p) { vec_f64 v; memcpy(&v, p, sizeof v); return v; }
 FC_INLINE void v_store_f32(void *p, vec_f32 v) { memcpy(p, &v, sizeof v); }
@@ -98,17 +97,13 @@ FC_INLINE vec_f32 v_of4_f32(quad_f32 q, codes_f32 c) { return (vec_f32){q[c[0] &
 FC_INLINE vec_f64 v_of4_f64(quad_f64 q, codes_f64 c) { return (vec_f64){q[c[0] & 3], q[c[1] & 3]}; }
 
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
-FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
-    const vec_f32 r0 = v_load_f32(src), r1 = v_load_f32(src + row);
-    const vec_f32 r2 = v_load_f32(src + 2 * row), r3 = v_load_f32(src + 3 * row);
+FC_INLINE void v_transpose_at_f32(const char *const *p, vec_f32 *t) {
+    const vec_f32 r0 = v_load_f32(p[0]), r1 = v_load_f32(p[1]), r2 = v_load_f32(p[2]), r3 = v_load_f32(p[3]);
     for (int i = 0; i < 4; i++) t[i] = (vec_f32){r0[i], r1[i], r2[i], r3[i]};
 }
-FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
-    const vec_f64 r0 = v_load_f64(src), r1 = v_load_f64(src + row);
+FC_INLINE void v_transpose_at_f64(const char *const *p, vec_f64 *t) {
+    const vec_f64 r0 = v_load_f64(p[0]), r1 = v_load_f64(p[1]);
     for (int i = 0; i < 2; i++) t[i] = (vec_f64){r0[i], r1[i]};
 }
-FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { v_transpose_f32((const char *)p, 16, t); }
-FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) {
-    v_transpose_f64((const char *)p, 32, t);
-    v_transpose_f64((const char *)(p + 2), 32, t + 2);
-}
+
+#include "vec_16bytes.h"

@@ -21,7 +21,6 @@ FC_INLINE vec_f32 v_zero_f32(void) { return vdupq_n_f32(0); }
 FC_INLINE vec_f64 v_zero_f64(void) { return vdupq_n_f64(0); }
 FC_INLINE vec_f32 v_set1_f32(float x) { return vdupq_n_f32(x); }
 FC_INLINE vec_f64 v_set1_f64(double x) { return vdupq_n_f64(x); }
-#include "vec_16bytes.h"
 /* By bytes, so that any address will do. */
 FC_INLINE vec_f32 v_load_f32(const void *p) { return vreinterpretq_f32_u8(vld1q_u8(p)); }
 FC_INLINE vec_f64 v_load_f64(const void *p) { return vreinterpretq_f64_u8(vld1q_u8(p)); }
@@ -99,9 +98,8 @@ FC_INLINE vec_f64 v_of4_f64(quad_f64 q, codes_f64 c) {
 }
 
 enum { TRANSPOSE_f32 = 4, TRANSPOSE_f64 = 2 };
-FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
-    const vec_f32 r0 = v_load_f32(src), r1 = v_load_f32(src + row);
-    const vec_f32 r2 = v_load_f32(src + 2 * row), r3 = v_load_f32(src + 3 * row);
+FC_INLINE void v_transpose_at_f32(const char *const *p, vec_f32 *t) {
+    const vec_f32 r0 = v_load_f32(p[0]), r1 = v_load_f32(p[1]), r2 = v_load_f32(p[2]), r3 = v_load_f32(p[3]);
     const vec_f64 s0 = vreinterpretq_f64_f32(vtrn1q_f32(r0, r1)), s1 = vreinterpretq_f64_f32(vtrn1q_f32(r2, r3));
     const vec_f64 s2 = vreinterpretq_f64_f32(vtrn2q_f32(r0, r1)), s3 = vreinterpretq_f64_f32(vtrn2q_f32(r2, r3));
     t[0] = vreinterpretq_f32_f64(vzip1q_f64(s0, s1));
@@ -109,13 +107,10 @@ FC_INLINE void v_transpose_f32(const char *src, ptrdiff_t row, vec_f32 *t) {
     t[2] = vreinterpretq_f32_f64(vzip2q_f64(s0, s1));
     t[3] = vreinterpretq_f32_f64(vzip2q_f64(s2, s3));
 }
-FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
-    const vec_f64 r0 = v_load_f64(src), r1 = v_load_f64(src + row);
+FC_INLINE void v_transpose_at_f64(const char *const *p, vec_f64 *t) {
+    const vec_f64 r0 = v_load_f64(p[0]), r1 = v_load_f64(p[1]);
     t[0] = vzip1q_f64(r0, r1);
     t[1] = vzip2q_f64(r0, r1);
 }
-FC_INLINE void v_rows4_f32(const float *p, vec_f32 *t) { v_transpose_f32((const char *)p, 16, t); }
-FC_INLINE void v_rows4_f64(const double *p, vec_f64 *t) {
-    v_transpose_f64((const char *)p, 32, t);
-    v_transpose_f64((const char *)(p + 2), 32, t + 2);
-}
+
+#include "vec_16bytes.h"

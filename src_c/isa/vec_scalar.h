@@ -121,3 +121,5 @@ FC_INLINE void v_transpose_f64(const char *src, ptrdiff_t row, vec_f64 *t) {
     (void)row;
     t[0] = v_load_f64(src);
 }
+FC_INLINE void v_transpose_at_f32(const char *const *p, vec_f32 *t) { t[0] = v_load_f32(p[0]); }
+FC_INLINE void v_transpose_at_f64(const char *const *p, vec_f64 *t) { t[0] = v_load_f64(p[0]); }

@@ -27,6 +27,7 @@
  *   v_widen(p)                VL_f64 elements of the dtype as a vector of float64
  *   v_transpose(src, row, t)  lane j of t[i] = element i of row j of src: VL rows, `row` bytes apart, TRANSPOSE elements
  *                             of each
+ *   v_transpose_at(p, t)      likewise of rows at p[0] to p[VL - 1]
  *   v_turn(src, row, t)       likewise, TURN elements of each: half as many, where vectors have 64 bytes
  *   quad, v_quad(p)           4 elements, from any address
  *   codes, v_codes(p)         lanes of unsigned integers, from VL uint32_t; >> works on them
@@ -82,6 +83,7 @@
 #define v_sqrt FC_TYPED(v_sqrt_)
 #define v_widen FC_TYPED(v_widen_)
 #define v_transpose FC_TYPED(v_transpose_)
+#define v_transpose_at FC_TYPED(v_transpose_at_)
 #if FC_HAS_TURN
 #define TURN FC_TYPED(TURN_)
 #define v_turn FC_TYPED(v_turn_)
