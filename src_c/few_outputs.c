@@ -97,11 +97,14 @@ static int dots_pay(const fc_gemm *g) {
     return g->m >= g->n * lanes && crowded(g->m, g->a_row, g->k);
 }
 
-/* Likewise, of a weight that is not packed. Vectors as long as a line meet each of them once anyway. */
+/* Likewise, of a weight that is not packed, or one row where outputs fill no vector. Vectors as long as a line meet each of them once
+ * anyway. */
 static int rows_pay(const fc_gemm *g) {
     const ptrdiff_t size = fc_size(g->dtype), lanes = g->kernels->lanes[g->dtype];
     const ptrdiff_t most = lanes * size < 64 ? DOTS_BYTES / size : 1;
-    return g->m <= FC_DOTS && g->m <= most && !g->panels && g->b_k == size && g->n >= lanes && crowded(g->n, g->b_j, g->k);
+    if (g->panels || g->b_k != size) return 0;
+    if (g->n < lanes) return g->m == 1 && g->k >= (2 * g->n > lanes ? 3 : 2) * FC_BLOCK;
+    return g->m <= FC_DOTS && g->m <= most && crowded(g->n, g->b_j, g->k);
 }
 
 int fc_few_outputs_run(const fc_gemm *g, int team) {
