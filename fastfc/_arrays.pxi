@@ -1,13 +1,15 @@
 # New arrays. Large ones begin where a cache line does: numpy's own begin 16 bytes into one, so that each full-width store and
 # load of them meets two lines, which costs a product up to a tenth.
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t
 from libc.string cimport memset, strcpy
 
 cdef extern from "memory.h" nogil:
-    void *fc_alloc_array(size_t bytes)
+    void *fc_alloc(size_t bytes)
+    void fc_prefer_huge(void *p, size_t bytes)
     void *fc_realloc(void *p, size_t bytes)
     void fc_free(void *p)
 
@@ -27,11 +29,14 @@ cdef extern from "numpy/arrayobject.h":
 
 
 cdef void *_allocate(void *context, size_t bytes) noexcept nogil:
-    return fc_alloc_array(bytes)
+    cdef void *p = fc_alloc(bytes)
+    if p != NULL:
+        fc_prefer_huge(p, bytes)
+    return p
 
 
 cdef void *_allocate_zeros(void *context, size_t count, size_t size) noexcept nogil:
-    cdef void *p = fc_alloc_array(count * size) if not size or count <= <size_t>-1 // size else NULL
+    cdef void *p = _allocate(context, count * size) if not size or count <= <size_t>-1 // size else NULL
     if p != NULL:
         memset(p, 0, count * size)
     return p
@@ -103,3 +108,15 @@ def empty(tuple shape not None, dtype):
     for i in range(nd):
         lengths[i] = shape[i]
     return new_array(nd, lengths, np.dtype(dtype).num)
+
+
+def immutable(array):
+    """A C-ordered copy, from a cache line on, whose memory can never be written, not even by setting its ``writeable`` flag."""
+    # A bytes object is the only buffer for which numpy refuses the flag for good; nobody else has seen this one yet.
+    cdef bytes memory = PyBytes_FromStringAndSize(NULL, array.nbytes + 63)
+    cdef char *begin = PyBytes_AS_STRING(memory)
+    cdef cnp.npy_intp bytes = array.nbytes, skip = -<cnp.npy_intp>begin & 63
+    fc_prefer_huge(begin, bytes + 63)
+    cdef cnp.ndarray inside = cnp.PyArray_SimpleNewFromData(1, &bytes, cnp.NPY_UINT8, begin + skip)
+    inside.view(array.dtype).reshape(array.shape)[...] = array
+    return np.ndarray(array.shape, array.dtype, buffer=memory, offset=skip)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastfc._core import empty
+from fastfc._core import empty, immutable
 
 __all__ = ["array_of", "contiguous", "copied", "empty", "immutable"]
 
@@ -21,12 +21,6 @@ def copied(array):
     copy = empty(array.shape, array.dtype)
     copy[...] = array
     return copy
-
-
-def immutable(array):
-    """Copy `array` into one whose memory can never be written, not even by setting its ``writeable`` flag."""
-    # A bytes object is the only buffer for which numpy refuses the flag for good.
-    return np.ndarray(array.shape, array.dtype, buffer=array.tobytes())
 
 
 def contiguous(array):

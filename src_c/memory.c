@@ -69,12 +69,9 @@ void *fc_map(size_t bytes) {
     return p + skip;
 }
 
-void *fc_alloc_array(size_t bytes) {
-    const size_t page = 4096;
-    char *p = fc_alloc(bytes);
-    const size_t skip = (page - (uintptr_t)p % page) % page;
-    if (p && bytes >= 2 * huge) madvise(p + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
-    return p;
+void fc_prefer_huge(void *p, size_t bytes) {
+    const size_t page = 4096, skip = (page - (uintptr_t)p % page) % page;
+    if (bytes >= 2 * huge) madvise((char *)p + skip, (bytes - skip) / page * page, MADV_HUGEPAGE);
 }
 
 void fc_unmap(void *p, size_t bytes) {
@@ -82,7 +79,10 @@ void fc_unmap(void *p, size_t bytes) {
     else if (p) munmap(p, (bytes + huge - 1) / huge * huge);
 }
 #else
-void *fc_alloc_array(size_t bytes) { return fc_alloc(bytes); }
+void fc_prefer_huge(void *p, size_t bytes) {
+    (void)p;
+    (void)bytes;
+}
 void *fc_map(size_t bytes) { return fc_alloc(bytes); }
 void fc_unmap(void *p, size_t bytes) {
     (void)bytes;

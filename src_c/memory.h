@@ -9,8 +9,8 @@ void fc_free(void *p);
 /* As realloc: what stood in p, or its first `bytes`, stands in the result; NULL, and p as it was, if there is no memory. With p
  * NULL as fc_alloc. */
 void *fc_realloc(void *p, size_t bytes);
-/* As fc_alloc, for an array that a caller gets: in huge pages from 4 MiB on, as numpy asks for them unless it is told not to. */
-void *fc_alloc_array(size_t bytes);
+/* Of an array that a caller gets: in huge pages from 4 MiB on, as numpy asks for them unless it is told not to. */
+void fc_prefer_huge(void *p, size_t bytes);
 
 /* The same for what is kept: from 2 MiB on memory of its own, in huge pages where the system has them. */
 void *fc_map(size_t bytes);
