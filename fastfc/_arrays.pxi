@@ -115,8 +115,8 @@ def immutable(array):
     # A bytes object is the only buffer for which numpy refuses the flag for good; nobody else has seen this one yet.
     cdef bytes memory = PyBytes_FromStringAndSize(NULL, array.nbytes + 63)
     cdef char *begin = PyBytes_AS_STRING(memory)
-    cdef cnp.npy_intp bytes = array.nbytes, skip = -<cnp.npy_intp>begin & 63
-    fc_prefer_huge(begin, bytes + 63)
-    cdef cnp.ndarray inside = cnp.PyArray_SimpleNewFromData(1, &bytes, cnp.NPY_UINT8, begin + skip)
+    cdef cnp.npy_intp size = array.nbytes, skip = -<cnp.npy_intp>begin & 63
+    fc_prefer_huge(begin, size + 63)
+    cdef cnp.ndarray inside = cnp.PyArray_SimpleNewFromData(1, &size, cnp.NPY_UINT8, begin + skip)
     inside.view(array.dtype).reshape(array.shape)[...] = array
     return np.ndarray(array.shape, array.dtype, buffer=memory, offset=skip)

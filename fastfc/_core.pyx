@@ -178,7 +178,8 @@ cdef class PackedWeight:
     dtype : numpy.dtype
         float32 or float64.
     nbytes : int
-        Bytes held: one copy of the weight, padded to the vector length along the outputs.
+        Bytes held: one copy of the weight, padded to the vector length along the outputs; where the last panel has one to
+        three outputs, by a vector at the end.
     isa : str
         The target whose kernels this layout belongs to.
 

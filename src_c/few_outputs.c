@@ -37,7 +37,7 @@ static void run_few(void *context, int thread, ptrdiff_t i) {
     f->kernels->few[g->dtype](&job);
 }
 
-static void run_dots(void *context, int thread, ptrdiff_t i) {
+static void run_dots_of_batch(void *context, int thread, ptrdiff_t i) {
     const few_outputs *f = context;
     const fc_gemm *g = f->g;
     const ptrdiff_t size = fc_size(g->dtype), begin = i * f->unit;
@@ -55,7 +55,7 @@ static void run_dots(void *context, int thread, ptrdiff_t i) {
 }
 
 /* A row or a few of the batch, and the weight's rows in the place of a batch. */
-static void run_rows(void *context, int thread, ptrdiff_t i) {
+static void run_dots_of_weight(void *context, int thread, ptrdiff_t i) {
     const few_outputs *f = context;
     const fc_gemm *g = f->g;
     const ptrdiff_t begin = i * f->unit;
@@ -67,44 +67,46 @@ static void run_rows(void *context, int thread, ptrdiff_t i) {
     f->kernels->dots[g->dtype](&job);
 }
 
-/* The kernels with which lanes along the batch pay, or NULL. Shorter vectors take fewer shuffles to transpose, which for one or two
- * outputs is most of the work, where the CPU does not make up for it. */
+/* The kernels with which lanes along the batch pay, or NULL. Shorter vectors take fewer shuffles to transpose, which for one or
+ * two outputs is most of the work, where the CPU does not make up for it. */
 static const fc_kernels *kernels_for_few(const fc_gemm *g) {
     const int better = g->n <= 2 && g->dtype == FC_F32 && !(fc_long_shuffles && g->m >= g->kernels->lanes[g->dtype]);
     const fc_kernels *shorter = better ? fc_shorter(g->kernels) : NULL, *kernels = shorter ? shorter : g->kernels;
     /* Vectors along the batch for each output, and their transposes, against vectors along the outputs for each row, which wait
      * for loads. */
     const ptrdiff_t lanes = kernels->lanes[g->dtype], batch = (g->m + lanes - 1) / lanes, outputs = (g->n + lanes - 1) / lanes;
-    const int pays = g->n <= kernels->few_rows[g->dtype] && g->m >= lanes && g->k >= 12 * g->n &&
+    const int fits = g->n <= kernels->few_rows[g->dtype] && g->n <= g->kernels->panel[g->dtype];
+    const int pays = fits && g->m >= lanes && g->k >= 12 * g->n &&
                      5 * (double)batch * (double)(g->n + TRANSPOSES) <= 6 * (double)g->m * (double)outputs;
     return pays ? kernels : NULL;
 }
 
 /* Many rows have lanes of their own, unless they crowd into few sets of L1; but from memory these come better than the many streams
  * of one row. */
-static int crowded(ptrdiff_t rows, ptrdiff_t row, ptrdiff_t k) {
-    return row % CROWDED == 0 && k >= 4 * FC_BLOCK && 3 * (double)rows * (double)row <= (double)fc_l3_bytes();
+static int crowded(const fc_gemm *g, ptrdiff_t rows, ptrdiff_t row) {
+    return row && row % CROWDED == 0 && g->k >= 4 * FC_BLOCK &&
+           3 * (double)rows * (double)(g->k * fc_size(g->dtype)) <= (double)fc_l3_bytes();
 }
 
-/* Whether lanes along numeric blocks pay. A batch that fills no vector leaves the FMA units waiting for a chain or two of each row,
- * or fills a tile that takes twice as long as half of it would. */
+/* Whether lanes along numeric blocks pay. A batch that fills no vector leaves the FMA units waiting for a chain or two of each
+ * row, or fills a tile that takes twice as long as half of it would. */
 static int dots_pay(const fc_gemm *g) {
     const ptrdiff_t size = fc_size(g->dtype), lanes = g->kernels->lanes[g->dtype];
     if (g->n > FC_DOTS || g->n * size > DOTS_BYTES || g->k < LEAST_STEPS) return 0;
-    const int alternate = g->panels ? fc_panel_step(g->kernels, g->dtype, g->n, 0) == g->n : g->b_j == size && g->b_k == g->n * size;
-    if (!alternate && (g->panels || g->b_k != size)) return 0;
+    if (g->panels && fc_panel_step(g->kernels, g->dtype, g->n, 0) != g->n) return 0;
+    if (!g->panels && g->b_k != size && (g->b_j != size || g->b_k != g->n * size)) return 0;
     if (g->m < lanes) return 2 * g->m > lanes || g->k >= (g->n + 1) * FC_BLOCK;
-    return g->m >= g->n * lanes && crowded(g->m, g->a_row, g->k);
+    return g->m >= g->n * lanes && crowded(g, g->m, g->a_row);
 }
 
-/* Likewise, of a weight that is not packed, or one row where outputs fill no vector. Vectors as long as a line meet each of them once
- * anyway. */
+/* Likewise, of a weight that is not packed, or of one row where outputs fill no vector. Vectors as long as a line meet each of
+ * them once anyway. */
 static int rows_pay(const fc_gemm *g) {
     const ptrdiff_t size = fc_size(g->dtype), lanes = g->kernels->lanes[g->dtype];
     const ptrdiff_t most = lanes * size < 64 ? DOTS_BYTES / size : 1;
     if (g->panels || g->b_k != size) return 0;
     if (g->n < lanes) return g->m == 1 && g->k >= (2 * g->n > lanes ? 3 : 2) * FC_BLOCK;
-    return g->m <= FC_DOTS && g->m <= most && crowded(g->n, g->b_j, g->k);
+    return g->m <= FC_DOTS && g->m <= most && crowded(g, g->n, g->b_j);
 }
 
 int fc_few_outputs_run(const fc_gemm *g, int team) {
@@ -112,7 +114,7 @@ int fc_few_outputs_run(const fc_gemm *g, int team) {
     if (rows || dots_pay(g)) {
         const ptrdiff_t all = rows ? g->n : g->m, share = (all + team - 1) / team;
         few_outputs f = {g, g->kernels, share < FC_DOTS_ROWS ? share : FC_DOTS_ROWS};
-        fc_parallel_for(team, (all + f.unit - 1) / f.unit, rows ? run_rows : run_dots, &f);
+        fc_parallel_for(team, (all + f.unit - 1) / f.unit, rows ? run_dots_of_weight : run_dots_of_batch, &f);
         return 1;
     }
     few_outputs f = {g, kernels_for_few(g), ROWS_UNIT};

@@ -255,7 +255,7 @@ static void copy_rows(void *context, int thread, ptrdiff_t unit) {
 
 static fc_status rows_of(const fc_kernels *kernels, fc_dtype dtype, const fc_matrix *view, int crowded, int threads,
                          fc_matrix *rows, void **owned) {
-    const ptrdiff_t size = fc_size(dtype), lanes = kernels->lanes[dtype];
+    const ptrdiff_t size = fc_size(dtype);
     *owned = NULL;
     *rows = *view;
     if (!view->rows || !view->cols) return FC_OK;
@@ -263,8 +263,7 @@ static fc_status rows_of(const fc_kernels *kernels, fc_dtype dtype, const fc_mat
         (view->col_stride == size || view->cols == 1) && !crowded)
         return FC_OK;
     rows->col_stride = size;
-    rows->row_stride = (view->cols + lanes - 1) / lanes * lanes * size;
-    rows->row_stride = fc_apart(rows->row_stride);
+    rows->row_stride = fc_apart(fc_full_lanes(kernels, dtype, view->cols) * size);
     if (view->rows > PTRDIFF_MAX / rows->row_stride || !(*owned = fc_alloc((size_t)(view->rows * rows->row_stride))))
         return FC_NO_MEMORY;
     rows->data = *owned;

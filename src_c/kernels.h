@@ -64,8 +64,8 @@ typedef struct fc_few_job {
     int across, far;          /* far: the batch comes from memory */
 } fc_few_job;
 
-/* dots: m <= FC_DOTS_ROWS rows of x times n <= FC_DOTS outputs that stand one after the other, or alternate along k; k is
- * a vector at least. */
+/* dots: m <= FC_DOTS_ROWS rows of x times n <= FC_DOTS outputs that stand one after the other, or alternate along k, of 16 steps
+ * or more. */
 enum { FC_DOTS = 3, FC_DOTS_ROWS = 256 };
 typedef struct fc_dots_job {
     const void *x;

@@ -245,7 +245,6 @@ static void dense_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff
     const ptrdiff_t n = at + 1 < p->count ? p->panel : p->width - col;
     const char *dense = p->dense + col * p->dense_j;
     job->n = n;
-    job->dense_step = fc_full_lanes(p->kernels, p->dtype, n);
     if (p->panels) {
         job->dense = (const char *)p->panels + col * p->inner * size;
         job->dense_step = fc_panel_step(p->kernels, p->dtype, p->width, at);
@@ -257,6 +256,7 @@ static void dense_of_panel(const spmm *p, char *workspace, ptrdiff_t at, ptrdiff
         return;
     }
     job->dense = workspace;
+    job->dense_step = fc_full_lanes(p->kernels, p->dtype, n);
     if (!p->gather) {
         fc_pack_job pack = {.src = dense, .src_j = p->dense_j, .src_k = p->dense_i, .dst = workspace, .step = job->dense_step,
                             .n = n, .k = p->inner};
@@ -447,7 +447,7 @@ static fc_status spmm_run(spmm *p, int threads) {
     } else {
         p->fetch = p->panels && p->inner * p->panel * size > l2 / 2 ? afar : 0;
         /* With fewer entries than rows of the dense operand, only what they name is copied. */
-        const ptrdiff_t step = p->width < p->panel ? (p->width + lanes - 1) / lanes * lanes : p->panel;
+        const ptrdiff_t step = p->width < p->panel ? fc_full_lanes(p->kernels, p->dtype, p->width) : p->panel;
         p->gather = !p->panels && !p->transpose && entries < p->inner;
         if (!p->panels) p->panel_bytes = (size_t)((p->gather ? entries : p->inner) * step * size + 63) / 64 * 64;
     }
@@ -538,7 +538,7 @@ static void add_row(const spmm_t *p, int first, char *total, const char *sum, pt
 static void scatter_range(const spmm_t *p, fc_spmm_t_job *job, char *copy, ptrdiff_t *at, int64_t from, int64_t to, ptrdiff_t col,
                           ptrdiff_t n) {
     const structure *s = p->sparse;
-    const ptrdiff_t size = fc_size(p->dtype), lanes = p->kernels->lanes[p->dtype], step = (n + lanes - 1) / lanes * lanes;
+    const ptrdiff_t size = fc_size(p->dtype), step = fc_full_lanes(p->kernels, p->dtype, n);
     ptrdiff_t row = *at;
     while (row < s->rows && place_of(s, row + 1) <= from) row++;
     while (row < s->rows && place_of(s, row) < to) {
