@@ -81,8 +81,8 @@ static const fc_kernels *kernels_for_few(const fc_gemm *g) {
     return pays ? kernels : NULL;
 }
 
-/* Many rows have lanes of their own, unless they crowd into few sets of L1; but from memory these come better than the many streams
- * of one row. */
+/* Many rows have lanes of their own, unless they crowd into few sets of L1; but from memory these come better than the many
+ * streams of one row. */
 static int crowded(const fc_gemm *g, ptrdiff_t rows, ptrdiff_t row) {
     return row && row % CROWDED == 0 && g->k >= 4 * FC_BLOCK &&
            3 * (double)rows * (double)(g->k * fc_size(g->dtype)) <= (double)fc_l3_bytes();
@@ -90,7 +90,7 @@ static int crowded(const fc_gemm *g, ptrdiff_t rows, ptrdiff_t row) {
 
 /* Whether lanes along numeric blocks pay. A batch that fills no vector leaves the FMA units waiting for a chain or two of each
  * row, or fills a tile that takes twice as long as half of it would. */
-static int dots_pay(const fc_gemm *g) {
+static int dots_of_batch_pay(const fc_gemm *g) {
     const ptrdiff_t size = fc_size(g->dtype), lanes = g->kernels->lanes[g->dtype];
     if (g->n > FC_DOTS || g->n * size > DOTS_BYTES || g->k < LEAST_STEPS) return 0;
     if (g->panels && fc_panel_step(g->kernels, g->dtype, g->n, 0) != g->n) return 0;
@@ -101,7 +101,7 @@ static int dots_pay(const fc_gemm *g) {
 
 /* Likewise, of a weight that is not packed, or of one row where outputs fill no vector. Vectors as long as a line meet each of
  * them once anyway. */
-static int rows_pay(const fc_gemm *g) {
+static int dots_of_weight_pay(const fc_gemm *g) {
     const ptrdiff_t size = fc_size(g->dtype), lanes = g->kernels->lanes[g->dtype];
     const ptrdiff_t most = lanes * size < 64 ? DOTS_BYTES / size : 1;
     if (g->panels || g->b_k != size) return 0;
@@ -110,11 +110,11 @@ static int rows_pay(const fc_gemm *g) {
 }
 
 int fc_few_outputs_run(const fc_gemm *g, int team) {
-    const int rows = rows_pay(g);
-    if (rows || dots_pay(g)) {
-        const ptrdiff_t all = rows ? g->n : g->m, share = (all + team - 1) / team;
+    const int of_weight = dots_of_weight_pay(g);
+    if (of_weight || dots_of_batch_pay(g)) {
+        const ptrdiff_t rows = of_weight ? g->n : g->m, share = (rows + team - 1) / team;
         few_outputs f = {g, g->kernels, share < FC_DOTS_ROWS ? share : FC_DOTS_ROWS};
-        fc_parallel_for(team, (all + f.unit - 1) / f.unit, rows ? run_dots_of_weight : run_dots_of_batch, &f);
+        fc_parallel_for(team, (rows + f.unit - 1) / f.unit, of_weight ? run_dots_of_weight : run_dots_of_batch, &f);
         return 1;
     }
     few_outputs f = {g, kernels_for_few(g), ROWS_UNIT};

@@ -33,8 +33,8 @@ static inline ptrdiff_t fc_full_lanes(const fc_kernels *kernels, fc_dtype dtype,
     const ptrdiff_t lanes = kernels->lanes[dtype];
     return (n + lanes - 1) / lanes * lanes;
 }
-/* Elements from row to row of panel p of n columns of a packed weight: the panel's width; in the last panel as many as fill vectors,
- * but of a few columns in one vector only these. */
+/* Elements from row to row of panel p of n columns of a packed weight: the panel's width; in the last panel as many as fill
+ * vectors, but of a few columns in one vector only these. */
 static inline ptrdiff_t fc_panel_step(const fc_kernels *kernels, fc_dtype dtype, ptrdiff_t n, ptrdiff_t p) {
     const ptrdiff_t left = n - p * kernels->panel[dtype];
     if (left >= kernels->panel[dtype]) return kernels->panel[dtype];
