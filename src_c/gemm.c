@@ -108,7 +108,7 @@ static int has_long_panels(const fc_gemm *g) {
  * from afar, a packed copy brings more than it costs; the sooner where its rows crowd into few sets of L1. */
 static ptrdiff_t most_in_place(const fc_gemm *g) {
     const double weight = (double)g->n * (double)g->k * (double)fc_size(g->dtype), l2 = (double)fc_l2_bytes();
-    const int crowded = g->b_k % 2048 == 0;
+    const int crowded = g->b_k % FC_CROWDED == 0;
     if (!has_long_panels(g) || weight > (crowded ? l2 : 4 * l2)) return FC_FEW;
     return crowded ? g->kernels->tile_rows : 64;
 }

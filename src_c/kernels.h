@@ -14,6 +14,9 @@ enum { FC_BLOCK = 192 };
 /* The widest tile of any target, in elements (avx512, f32). */
 enum { FC_WIDTH_MAX = 64 };
 
+/* Rows a multiple of so many bytes apart crowd into one or two sets of L1. */
+enum { FC_CROWDED = 2048 };
+
 /* The outputs of a panel of an n:4 sparse weight: as many chains as hide what one waits for. */
 enum { FC_QUADS = 32 };
 

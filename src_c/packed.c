@@ -33,7 +33,7 @@ fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads) {
         panels ? (panels - 1) * kernels->panel[dtype] + fc_panel_step(kernels, dtype, w->rows, panels - 1) : 0;
     if (w->cols && padded > (PTRDIFF_MAX / size - lanes) / w->cols) return NULL;
     /* A last row without padding is read as a whole vector. */
-    const ptrdiff_t behind = padded % lanes && w->cols ? lanes - padded % lanes : 0;
+    const ptrdiff_t behind = w->cols ? fc_full_lanes(kernels, dtype, padded) - padded : 0;
     fc_packed *p = malloc(sizeof *p);
     if (!p) return NULL;
     *p = (fc_packed){kernels, dtype, w->rows, w->cols, (size_t)((padded * w->cols + behind) * size), NULL};
@@ -44,7 +44,7 @@ fc_packed *fc_pack(fc_dtype dtype, const fc_matrix *w, int threads) {
     }
     packing c = {p, w};
     if (p->bytes)
-        fc_parallel_for(fc_team_for((double)w->rows * (double)w->cols * 8, threads), fc_panels(kernels, dtype, w->rows), pack_panel, &c);
+        fc_parallel_for(fc_team_for((double)w->rows * (double)w->cols * 8, threads), panels, pack_panel, &c);
     return p;
 }
 
