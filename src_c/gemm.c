@@ -16,6 +16,7 @@ typedef struct plan {
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     int stream;                   /* steps of b to fetch ahead where it is walked once, */
     int far;                      /* and into L2 */
+    int alternate;                /* row tiles have their turns: steps of one; 0: each runs all of k */
     int halves;                   /* strips of half a panel: L2 is busy and asked for less, or a copy stays in L1 */
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int rows_first;               /* b's strip stays in L2 while rows of a pass by, and y is written along its rows */
@@ -48,6 +49,7 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
         job.between = g->k;
         job.behind = col + n >= g->n ? left : g->n - col - n >= panel ? g->k : g->k * job.b_tail / panel;
         job.ahead = p->ahead;
+        job.alternate = p->alternate;
         job.halves = p->halves;
         job.stream = p->ahead ? 0 : p->stream;
         job.far = p->far;
@@ -136,14 +138,17 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const int beyond_l2 = 2 * weight > (double)fc_l2_bytes(); /* or more than x and y leave of it */
     const int large_l1 = fc_l1_bytes() > FC_SMALL_L1;
     /* A panel is walked once, by one tile or one in each strip, and read where it stands. (`scalar` has lower tiles.) So are wide
-     * ones by more rows, in strips of half of them: from memory, and from L3 where L1 has room to fetch into. (As many rows as a
-     * tile has make full tiles the other way too: then only what surely stays in L3.) */
+     * ones by more rows. From memory, and by somewhat more rows than a tile has, tiles alternate where L1 has room to fetch into;
+     * from L3 then strips of half a panel do, and from memory where it has not. (As many rows as a tile has make full tiles without
+     * all that too: then in strips only what surely stays in L3.) */
     const int wide = g->panels && !kernels->narrow && g->m > FC_FEW;
-    const int afar = wide && weight > (double)fc_l3_bytes() && g->m < tile;
-    const int near = wide && has_long_panels(g) && beyond_l2 && large_l1 && g->m <= tile &&
-                     (g->m < tile ? 1 : 2) * weight <= (double)fc_l3_bytes();
+    const int room_ahead = wide && has_long_panels(g) && beyond_l2 && large_l1;
+    const int in_l3 = 4 * weight <= 3 * (double)fc_l3_bytes();
+    const int near = room_ahead && g->m <= tile && in_l3;
+    const int afar = wide && !room_ahead && weight > (double)fc_l3_bytes() && g->m < tile;
     const int full = p.direct && g->n % kernels->lanes[g->dtype] == 0;
-    const int once = afar || near || (g->panels ? g->m <= FC_FEW : full && g->m <= most_in_place(g));
+    if (room_ahead && !near && g->m <= (in_l3 ? tile + 2 : FC_ALTERNATE)) p.alternate = g->m <= tile ? 24 : 96;
+    const int once = near || p.alternate || afar || (g->panels ? g->m <= FC_FEW : full && g->m <= most_in_place(g));
     /* Otherwise b is packed; where a panel's row is one line, several panels at a time, and before it is used. */
     const int packs = !g->panels && !once && !p.few;
     const ptrdiff_t together = packs && kernels->narrow ? 2 * p.cols : panel;
@@ -156,6 +161,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
      * where L1 has room for 16 KiB more, into it. With many rows there is time to bring the next chunk into L2 while this one
      * is worked on. */
     if (!g->panels) p.stream = once && g->m > FC_FEW ? 16 : 32;
+    else if (p.alternate) p.stream = g->m <= tile ? 48 : 96;
     else if (afar) p.stream = 24;
     else if (near) p.stream = 64;
     else if (!kernels->narrow && weight > (double)fc_l3_bytes() && g->m > 1 && large_l1) p.stream = g->m > 4 ? 64 : 32;

@@ -95,8 +95,8 @@ def test_large_products_follow_the_canonical_order(fma_isa, dtype, rng, canonica
     in other chunks and strips, or panel by panel (of an L3 of 32 MiB; where it is larger, more of the same)."""
     far = gaussian(rng, (6509 if dtype == np.float32 else 3257, 1290), dtype)
     many = gaussian(rng, (90, 1180), dtype)
-    near = far[: len(far) * 2 // 5]
-    for weight, batches in ((far, (25, 13, 12, 11, 7, 6, 1)), (near, (12, 11, 7)), (many, (1000, 385))):
+    near = far[: len(far) * 2 // 5 + 17]
+    for weight, batches in ((far, (25, 18, 13, 12, 11, 7, 6, 1)), (near, (14, 12, 11, 7)), (many, (1000, 385))):
         if fma_isa == "scalar":
             batches = batches[1:2]  # slow, and the driver is the same
         x = gaussian(rng, (max(batches), weight.shape[1]), dtype)
