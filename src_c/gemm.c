@@ -22,6 +22,7 @@ typedef struct plan {
     int rows_first;               /* b's strip stays in L2 while rows of a pass by, and y is written along its rows */
     int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
     int direct;                   /* b's rows of outputs are contiguous: it is packed while it is first used */
+    int in_place;                 /* but for last columns that fill no vectors, b is read where it stands */
     int few;                      /* b is read where it stands, its columns of k contiguous */
     size_t pack_bytes, total_bytes;
     char *workspace;
@@ -60,7 +61,7 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
         job.between = job.behind = left;
         job.stream = p->stream;
         job.halves = p->halves;
-        if (p->pack_bytes) {
+        if (p->pack_bytes && !p->in_place) {
             job.copy = packed;
             if (left) job.next = (const char *)job.b + steps * g->b_k;
             else if (g->n - col >= 2 * panel) job.next = (const char *)g->b + (col + panel) * g->b_j;
@@ -106,13 +107,18 @@ static int has_long_panels(const fc_gemm *g) {
     return !g->kernels->narrow && g->kernels->panel[g->dtype] * fc_size(g->dtype) > 64;
 }
 
+/* Rows of b that stand so many bytes apart fall into the same sets of a cache as if they were so long. */
+static ptrdiff_t pitch(const fc_gemm *g) {
+    return g->b_k & -g->b_k;
+}
+
 /* The most rows of the batch for which a weight whose rows of outputs are contiguous is read where it stands. With more of them, or
- * from afar, a packed copy brings more than it costs; the sooner where its rows crowd into few sets of L1. */
+ * from memory, a packed copy brings more than it costs; the sooner where its rows crowd into few sets. */
 static ptrdiff_t most_in_place(const fc_gemm *g) {
-    const double weight = (double)g->n * (double)g->k * (double)fc_size(g->dtype), l2 = (double)fc_l2_bytes();
-    const int crowded = g->b_k % FC_CROWDED == 0;
-    if (!has_long_panels(g) || weight > (crowded ? l2 : 4 * l2)) return FC_FEW;
-    return crowded ? g->kernels->tile_rows : 64;
+    const double weight = (double)g->n * (double)g->k * (double)fc_size(g->dtype);
+    const int crowded = pitch(g) >= FC_CROWDED;
+    if (!has_long_panels(g) || weight > (crowded ? (double)fc_l2_bytes() : (double)fc_l3_bytes() / 2)) return FC_FEW;
+    return crowded ? g->kernels->tile_rows : 2 * pitch(g) < FC_CROWDED ? 96 : 64;
 }
 
 /* Multiply-adds of a unit: some 10 us. */
@@ -148,11 +154,14 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const int afar = wide && !room_ahead && weight > (double)fc_l3_bytes() && g->m < tile;
     const int full = p.direct && g->n % kernels->lanes[g->dtype] == 0;
     if (room_ahead && !near && g->m <= (in_l3 ? tile + 2 : FC_ALTERNATE)) p.alternate = g->m <= tile ? 24 : 96;
-    const int once = near || p.alternate || afar || (g->panels ? g->m <= FC_FEW : full && g->m <= most_in_place(g));
-    /* Otherwise b is packed; where a panel's row is one line, several panels at a time, and before it is used. */
+    const int stands = p.direct && g->m <= most_in_place(g);
+    const int once = near || p.alternate || afar ||
+                     (g->panels ? g->m <= FC_FEW : stands && full && (g->m <= FC_FEW || weight <= 4 * (double)fc_l2_bytes()));
+    /* Otherwise b is packed, or read in place in chunks; where a panel's row is one line, several panels at a time, and before it is used. */
     const int packs = !g->panels && !once && !p.few;
     const ptrdiff_t together = packs && kernels->narrow ? 2 * p.cols : panel;
     if (packs && kernels->narrow) p.direct = 0;
+    p.in_place = packs && p.direct && stands;
 
     /* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows
      * are apart something between, because they crowd into few sets. From memory the hardware's own streams bring most, and
@@ -160,7 +169,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
      * are too slow, because the processor does not see the next lines early enough: then all are fetched, in two stages, or
      * where L1 has room for 16 KiB more, into it. With many rows there is time to bring the next chunk into L2 while this one
      * is worked on. */
-    if (!g->panels) p.stream = once && g->m > FC_FEW ? 16 : 32;
+    if (!g->panels) p.stream = stands && g->m > FC_FEW ? 16 : 32;
     else if (p.alternate) p.stream = g->m <= tile ? 48 : 96;
     else if (afar) p.stream = 24;
     else if (near) p.stream = 64;
@@ -171,17 +180,17 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.far = afar ? 96 : 0;
     p.ahead = g->panels && !once;
     if (g->panels) p.halves = afar || near || (p.ahead && (from_memory || (beyond_l2 && g->m < tile)));
-    else p.halves = p.direct && has_long_panels(g) && g->m > FC_FEW && (once ? weight > (double)fc_l1_bytes() : g->m <= 3 * tile);
+    else p.halves = p.direct && has_long_panels(g) && g->m > FC_FEW && (stands ? weight > (double)fc_l1_bytes() : g->m <= 3 * tile);
 
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing
-     * more; of wide panels 3, where all of k is more than that. From memory, with few rows, narrow ones come evenly in small
+     * more; of wide panels 3, where all of k is more than that. In place rows take what their pitch is. From memory, with few rows, narrow ones come evenly in small
      * chunks. And what few rows copy in half panels stays in L1, one block of it. */
     ptrdiff_t room = (ptrdiff_t)fc_l2_bytes() / (g->panels || !kernels->narrow ? 4 : 2);
     if (g->panels && kernels->narrow && from_memory && g->m <= 2 * tile) room = 48 << 10;
-    p.chunk = room / (together * size) / FC_BLOCK * FC_BLOCK;
+    p.chunk = room / (p.in_place && pitch(g) > together * size ? pitch(g) : together * size) / FC_BLOCK * FC_BLOCK;
     if (g->panels && p.chunk > 6 * FC_BLOCK) p.chunk = 6 * FC_BLOCK;
-    if (p.chunk < FC_BLOCK || (packs && p.halves)) p.chunk = FC_BLOCK;
+    if (p.chunk < FC_BLOCK || (packs && !p.in_place && p.halves)) p.chunk = FC_BLOCK;
     if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
     else if (g->panels && !kernels->narrow && p.chunk > 3 * FC_BLOCK) p.chunk = 3 * FC_BLOCK;
     else if (packs) { /* evenly: one is fetched, or waited for, while the one before is worked on */
