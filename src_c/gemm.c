@@ -21,8 +21,8 @@ typedef struct plan {
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int rows_first;               /* b's strip stays in L2 while rows of a pass by, and y is written along its rows */
     int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
-    int direct;                   /* b's rows of outputs are contiguous: it is packed while it is first used */
-    int in_place;                 /* but for last columns that fill no vectors, b is read where it stands */
+    int direct;                   /* b's rows of outputs are contiguous: it is packed while it is first used, */
+    int in_place;                 /* or, but for last columns that fill no vectors, read where it stands */
     int few;                      /* b is read where it stands, its columns of k contiguous */
     size_t pack_bytes, total_bytes;
     char *workspace;
@@ -157,7 +157,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const int stands = p.direct && g->m <= most_in_place(g);
     const int once = near || p.alternate || afar ||
                      (g->panels ? g->m <= FC_FEW : stands && full && (g->m <= FC_FEW || weight <= 4 * (double)fc_l2_bytes()));
-    /* Otherwise b is packed, or read in place in chunks; where a panel's row is one line, several panels at a time, and before it is used. */
+    /* Otherwise b is packed, or read in place in chunks. Where a panel's row is one line, several panels are packed at a time, and
+     * before they are used. */
     const int packs = !g->panels && !once && !p.few;
     const ptrdiff_t together = packs && kernels->narrow ? 2 * p.cols : panel;
     if (packs && kernels->narrow) p.direct = 0;
@@ -184,8 +185,8 @@ fc_status fc_gemm_run(const fc_gemm *g) {
 
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing
-     * more; of wide panels 3, where all of k is more than that. In place rows take what their pitch is. From memory, with few rows, narrow ones come evenly in small
-     * chunks. And what few rows copy in half panels stays in L1, one block of it. */
+     * more; of wide panels 3, where all of k is more than that. From memory, with few rows, narrow ones come evenly in small
+     * chunks. Rows in place take as much as their pitch. And what few rows copy in half panels stays in L1, one block of it. */
     ptrdiff_t room = (ptrdiff_t)fc_l2_bytes() / (g->panels || !kernels->narrow ? 4 : 2);
     if (g->panels && kernels->narrow && from_memory && g->m <= 2 * tile) room = 48 << 10;
     p.chunk = room / (p.in_place && pitch(g) > together * size ? pitch(g) : together * size) / FC_BLOCK * FC_BLOCK;

@@ -95,8 +95,9 @@ def test_large_products_follow_the_canonical_order(fma_isa, dtype, rng, canonica
     in other chunks and strips, or panel by panel (of an L3 of 32 MiB; where it is larger, more of the same)."""
     far = gaussian(rng, (6509 if dtype == np.float32 else 3257, 1290), dtype)
     many = gaussian(rng, (90, 1180), dtype)
+    middle = gaussian(rng, (2000, 650), dtype)
     near = far[: len(far) * 2 // 5 + 17]
-    for weight, batches in ((far, (25, 18, 13, 12, 11, 7, 6, 1)), (near, (14, 12, 11, 7)), (many, (1000, 385))):
+    for weight, batches in ((far, (25, 18, 13, 12, 11, 7, 6, 1)), (near, (14, 12, 11, 7)), (middle, (70, 9)), (many, (1000, 385))):
         if fma_isa == "scalar":
             batches = batches[1:2]  # slow, and the driver is the same
         x = gaussian(rng, (max(batches), weight.shape[1]), dtype)
@@ -105,8 +106,8 @@ def test_large_products_follow_the_canonical_order(fma_isa, dtype, rng, canonica
         for batch, threads in itertools.product(batches, (1, 2)):
             y = fastfc.linear(x[:batch], packed, threads=threads)
             assert_same_bits(y, expected[:batch], f"batch {batch}, {threads} threads")
-        grad = expected[:40]
-        got = [fastfc.linear(x, weight), fastfc.linear_backward(grad, x[:40], weight, needs=("x", "weight"))]
+        grad = expected[:70]
+        got = [fastfc.linear(x, weight), fastfc.linear_backward(grad, x[:70], weight, needs=("x", "weight"))]
         assert_same_bits(got[0], expected, "not packed")
         assert_same_bits(got[1][0], canonical.product(grad, weight.T), "gradient of x")
         assert_same_bits(got[1][1], canonical.product(grad.T, x[: len(grad)].T), "gradient of the weight")
