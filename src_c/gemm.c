@@ -21,8 +21,8 @@ typedef struct plan {
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int rows_first;               /* b's strip stays in L2 while rows of a pass by, and y is written along its rows */
     int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
-    int direct;                   /* b's rows of outputs are contiguous: it is packed while it is first used, */
-    int in_place;                 /* or, but for last columns that fill no vectors, read where it stands */
+    int direct;                   /* b's rows of outputs are contiguous: but for last columns that fill no vectors it is read where */
+    int copies;                   /* it stands, and packed while it is first used; 0: read so each time */
     int few;                      /* b is read where it stands, its columns of k contiguous */
     size_t pack_bytes, total_bytes;
     char *workspace;
@@ -61,7 +61,7 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
         job.between = job.behind = left;
         job.stream = p->stream;
         job.halves = p->halves;
-        if (p->pack_bytes && !p->in_place) {
+        if (p->copies) {
             job.copy = packed;
             if (left) job.next = (const char *)job.b + steps * g->b_k;
             else if (g->n - col >= 2 * panel) job.next = (const char *)g->b + (col + panel) * g->b_j;
@@ -107,18 +107,21 @@ static int has_long_panels(const fc_gemm *g) {
     return !g->kernels->narrow && g->kernels->panel[g->dtype] * fc_size(g->dtype) > 64;
 }
 
-/* Rows of b that stand so many bytes apart fall into the same sets of a cache as if they were so long. */
+enum { PAGE = 4096 };
+
+/* The largest power of two that divides the bytes from row to row of b. They fall into sets of a cache as rows so far apart do. */
 static ptrdiff_t pitch(const fc_gemm *g) {
     return g->b_k & -g->b_k;
 }
 
 /* The most rows of the batch for which a weight whose rows of outputs are contiguous is read where it stands. With more of them, or
- * from memory, a packed copy brings more than it costs; the sooner where its rows crowd into few sets. */
+ * from memory, a packed copy brings more than it costs; the sooner where its rows crowd into few sets, or each has a page. */
 static ptrdiff_t most_in_place(const fc_gemm *g) {
     const double weight = (double)g->n * (double)g->k * (double)fc_size(g->dtype);
     const int crowded = pitch(g) >= FC_CROWDED;
     if (!has_long_panels(g) || weight > (crowded ? (double)fc_l2_bytes() : (double)fc_l3_bytes() / 2)) return FC_FEW;
-    return crowded ? g->kernels->tile_rows : 2 * pitch(g) < FC_CROWDED ? 96 : 64;
+    if (crowded) return g->kernels->tile_rows;
+    return 2 * pitch(g) < FC_CROWDED && -PAGE < g->b_k && g->b_k < PAGE ? 96 : 64;
 }
 
 /* Multiply-adds of a unit: some 10 us. */
@@ -144,16 +147,17 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const int beyond_l2 = 2 * weight > (double)fc_l2_bytes(); /* or more than x and y leave of it */
     const int large_l1 = fc_l1_bytes() > FC_SMALL_L1;
     /* A panel is walked once, by one tile or one in each strip, and read where it stands. (`scalar` has lower tiles.) So are wide
-     * ones by more rows. From memory, and by somewhat more rows than a tile has, tiles alternate where L1 has room to fetch into;
-     * from L3 then strips of half a panel do, and from memory where it has not. (As many rows as a tile has make full tiles without
-     * all that too: then in strips only what surely stays in L3.) */
+     * ones by more rows. Up to a tile of half a panel walks it in two strips: `near`, what stays in L3, and `afar`, from memory,
+     * where L1 has no room to fetch ahead into. Where it has, tiles alternate: of what comes from memory, and of what stays in L3 by
+     * somewhat more rows than a tile has. */
     const int wide = g->panels && !kernels->narrow && g->m > FC_FEW;
     const int room_ahead = wide && has_long_panels(g) && beyond_l2 && large_l1;
     const int in_l3 = 4 * weight <= 3 * (double)fc_l3_bytes();
     const int near = room_ahead && g->m <= tile && in_l3;
     const int afar = wide && !room_ahead && weight > (double)fc_l3_bytes() && g->m < tile;
     const int full = p.direct && g->n % kernels->lanes[g->dtype] == 0;
-    if (room_ahead && !near && g->m <= (in_l3 ? tile + 2 : FC_ALTERNATE)) p.alternate = g->m <= tile ? 24 : 96;
+    if (room_ahead && !near && g->k >= FC_BLOCK && g->m <= (in_l3 ? tile + 2 : FC_ALTERNATE))
+        p.alternate = g->m <= tile ? 24 : 96; /* two tiles are faster than memory; three are not, and have longer turns */
     const int stands = p.direct && g->m <= most_in_place(g);
     const int once = near || p.alternate || afar ||
                      (g->panels ? g->m <= FC_FEW : stands && full && (g->m <= FC_FEW || weight <= 4 * (double)fc_l2_bytes()));
@@ -162,7 +166,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const int packs = !g->panels && !once && !p.few;
     const ptrdiff_t together = packs && kernels->narrow ? 2 * p.cols : panel;
     if (packs && kernels->narrow) p.direct = 0;
-    p.in_place = packs && p.direct && stands;
+    const int in_place = packs && p.direct && stands;
 
     /* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows
      * are apart something between, because they crowd into few sets. From memory the hardware's own streams bring most, and
@@ -186,12 +190,12 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
      * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing
      * more; of wide panels 3, where all of k is more than that. From memory, with few rows, narrow ones come evenly in small
-     * chunks. Rows in place take as much as their pitch. And what few rows copy in half panels stays in L1, one block of it. */
+     * chunks. Rows in place take as much of it as their pitch. And what few rows copy in half panels stays in L1, one block of it. */
     ptrdiff_t room = (ptrdiff_t)fc_l2_bytes() / (g->panels || !kernels->narrow ? 4 : 2);
     if (g->panels && kernels->narrow && from_memory && g->m <= 2 * tile) room = 48 << 10;
-    p.chunk = room / (p.in_place && pitch(g) > together * size ? pitch(g) : together * size) / FC_BLOCK * FC_BLOCK;
+    p.chunk = room / (in_place && pitch(g) > together * size ? pitch(g) : together * size) / FC_BLOCK * FC_BLOCK;
     if (g->panels && p.chunk > 6 * FC_BLOCK) p.chunk = 6 * FC_BLOCK;
-    if (p.chunk < FC_BLOCK || (packs && !p.in_place && p.halves)) p.chunk = FC_BLOCK;
+    if (p.chunk < FC_BLOCK || (packs && !in_place && p.halves)) p.chunk = FC_BLOCK;
     if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
     else if (g->panels && !kernels->narrow && p.chunk > 3 * FC_BLOCK) p.chunk = 3 * FC_BLOCK;
     else if (packs) { /* evenly: one is fetched, or waited for, while the one before is worked on */
@@ -223,6 +227,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
         if (fit > together) p.cols = p.at_once = fit < all ? fit : all;
     }
     if (packs && !(p.rows_first && p.direct)) {
+        p.copies = !in_place;
         p.pack_bytes = (size_t)(p.chunk * p.at_once * size + p.at_once / panel * 64 + 63) / 64 * 64;
     }
     p.strips = (g->n + p.cols - 1) / p.cols;

@@ -47,8 +47,8 @@ typedef struct fc_gemm_job {
     void *copy;               /* NULL, or (n <= panel) where the first of several row tiles leaves b, packed, for the others */
     const void *next;         /* NULL, or with copy where the next call's rows of b begin: fetched into L2 meanwhile, */
     ptrdiff_t next_rows;      /* so many at most */
-    int alternate;            /* panels of 4 vectors, all of k: so many steps after which the next row tile has its turn, of
-                                 FC_ALTERNATE rows at most; 0: a tile runs all of k */
+    int alternate;            /* panels of 4 vectors, first and last, no copy: so many steps after which the next row tile has its
+                                 turn, of FC_ALTERNATE rows at most; 0: a tile runs all of k */
     int halves;               /* strips of half a panel, where their tiles are higher */
     int ahead;                /* what stands right behind each panel comes next: fetch it into L2 meanwhile */
     ptrdiff_t between, behind; /* steps of b behind the k of each panel, and of the last, that stand as these do */
