@@ -21,8 +21,9 @@ typedef struct plan {
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int rows_first;               /* b's strip stays in L2 while rows of a pass by, and y is written along its rows */
     int fetch_y;                  /* y is larger than L2 and its sums are short: mostly writing */
-    int direct;                   /* b's rows of outputs are contiguous: but for last columns that fill no vectors it is read where */
-    int copies;                   /* it stands, and packed while it is first used; 0: read so each time */
+    int direct;                   /* b's rows of outputs are contiguous: it is read where it stands, but for last columns that fill no
+                                     vectors, */
+    int copies;                   /* and packed while it is first used */
     int few;                      /* b is read where it stands, its columns of k contiguous */
     size_t pack_bytes, total_bytes;
     char *workspace;

@@ -97,7 +97,12 @@ def test_large_products_follow_the_canonical_order(fma_isa, dtype, rng, canonica
     many = gaussian(rng, (90, 1180), dtype)
     middle = gaussian(rng, (2000, 650), dtype)
     near = far[: len(far) * 2 // 5 + 17]
-    for weight, batches in ((far, (25, 18, 13, 12, 11, 7, 6, 1)), (near, (14, 12, 11, 7)), (middle, (70, 9)), (many, (1000, 385))):
+    for weight, batches in (
+        (far, (25, 18, 13, 12, 11, 7, 6, 1)),
+        (near, (14, 12, 11, 7)),
+        (middle, (70, 9)),
+        (many, (1000, 385)),
+    ):
         if fma_isa == "scalar":
             batches = batches[1:2]  # slow, and the driver is the same
         x = gaussian(rng, (max(batches), weight.shape[1]), dtype)
