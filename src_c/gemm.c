@@ -115,10 +115,10 @@ static ptrdiff_t pitch(const fc_gemm *g) {
     return g->b_k & -g->b_k;
 }
 
-/* The most rows of the batch for which a weight whose rows of outputs are contiguous is read where it stands. With more of them, or
- * from memory, a packed copy brings more than it costs; the sooner where its rows crowd into few sets, or each has a page. */
-static ptrdiff_t most_in_place(const fc_gemm *g) {
-    const double weight = (double)g->n * (double)g->k * (double)fc_size(g->dtype);
+/* The most rows of the batch for which a weight of so many bytes, whose rows of outputs are contiguous, is read where it stands.
+ * With more of them, or from memory, a packed copy brings more than it costs; the sooner where its rows crowd into few sets, or
+ * each has a page. */
+static ptrdiff_t most_in_place(const fc_gemm *g, double weight) {
     const int crowded = pitch(g) >= FC_CROWDED;
     if (!has_long_panels(g) || weight > (crowded ? (double)fc_l2_bytes() : (double)fc_l3_bytes() / 2)) return FC_FEW;
     if (crowded) return g->kernels->tile_rows;
@@ -156,10 +156,10 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     const int in_l3 = 4 * weight <= 3 * (double)fc_l3_bytes();
     const int near = room_ahead && g->m <= tile && in_l3;
     const int afar = wide && !room_ahead && weight > (double)fc_l3_bytes() && g->m < tile;
-    const int full = p.direct && g->n % kernels->lanes[g->dtype] == 0;
     if (room_ahead && !near && g->k >= FC_BLOCK && g->m <= (in_l3 ? tile + 2 : FC_ALTERNATE))
         p.alternate = g->m <= tile ? 24 : 96; /* two tiles are faster than memory; three are not, and have longer turns */
-    const int stands = p.direct && g->m <= most_in_place(g);
+    const int full = p.direct && g->n % kernels->lanes[g->dtype] == 0;
+    const int stands = p.direct && g->m <= most_in_place(g, weight);
     const int once = near || p.alternate || afar ||
                      (g->panels ? g->m <= FC_FEW : stands && full && (g->m <= FC_FEW || weight <= 4 * (double)fc_l2_bytes()));
     /* Otherwise b is packed, or read in place in chunks. Where a panel's row is one line, several panels are packed at a time, and
