@@ -97,7 +97,7 @@ cdef extern from "fastfc.h" nogil:
     void fc_activation_forward(fc_dtype, fc_activation, double, const void *, void *, Py_ssize_t, int)
     void fc_activation_backward(fc_dtype, fc_activation, double, const void *, const void *, void *, Py_ssize_t, int)
     double fc_probe_fma(fc_dtype dtype, double seconds, double window, int threads)
-    double fc_probe_read(size_t bytes, double seconds, double window, int threads)
+    double fc_probe_read(const float *buffer, size_t nbytes, double seconds, double window, int threads)
 
 
 # ---- Targets and threads ------------------------------------------------------------------------------------------
@@ -154,11 +154,17 @@ def probe_fma(str dtype="f", double seconds=0.05, int threads=1, *, double windo
     return best * 1e-9
 
 
-def probe_read(size_t nbytes, double seconds=0.05, int threads=1, *, double window=0.002):
-    """GB/s read from a buffer of `nbytes`, each thread its own part: the best window within `seconds`."""
+def probe_read(const float[::1] buffer, double seconds=0.05, int threads=1, *, double window=0.002):
+    """GB/s read from `buffer`, each thread its own part: the best window within `seconds`.
+
+    The buffer is the caller's, so that it can be in the same caches, and as clean, as what it is compared with.
+    """
     cdef double best
+    cdef size_t nbytes = 4 * buffer.shape[0]
+    if threads < 1 or nbytes < 512 * <size_t>threads:
+        raise ValueError(f"buffer: expected 512 bytes or more for each of {threads} threads, got {nbytes} bytes")
     with nogil:
-        best = fc_probe_read(nbytes, seconds, window, threads)
+        best = fc_probe_read(&buffer[0], nbytes, seconds, window, threads)
     return best * 1e-9
 
 

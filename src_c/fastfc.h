@@ -423,8 +423,8 @@ void fc_dropout(fc_dtype dtype, const void *x, void *y, ptrdiff_t n, double p, u
 
 /* The most flops per second of FMA chains in registers, over windows of `window` seconds within `seconds`. */
 double fc_probe_fma(fc_dtype dtype, double seconds, double window, int threads);
-/* The most bytes per second read from a buffer of `bytes`, each thread its own contiguous part; 0: no memory. */
-double fc_probe_read(size_t bytes, double seconds, double window, int threads);
+/* The most bytes per second read from a buffer of float, each thread its own contiguous part of 512 bytes or more. */
+double fc_probe_read(const float *buffer, size_t bytes, double seconds, double window, int threads);
 
 #ifdef __cplusplus
 }

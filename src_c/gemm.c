@@ -171,16 +171,16 @@ fc_status fc_gemm_run(const fc_gemm *g) {
 
     /* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows
      * are apart something between, because they crowd into few sets. From memory the hardware's own streams bring most, and
-     * fetching far ahead gets in their way; and so it does from L3 where a step is several lines. But beside more work (where L1
-     * has room for 16 KiB more, beside that of 4 rows, or 2 from memory) they are too slow, because the processor does not see the
-     * next lines early enough: then all are fetched, in two stages, or where L1 has that room, into it. With many rows there is time
-     * to bring the next chunk into L2 while this one is worked on. */
+     * fetching far ahead gets in their way; and so it does from L3 where a step is several lines and L1 small. Where L1 has room for
+     * 16 KiB more, a fetch costs up to 1/20 where the streams run as they should, but now and then, for a whole process, they do
+     * not, and are a fifth slower; beside more than a row from memory they always are. With many rows there is time to bring the
+     * next chunk into L2 while this one is worked on. */
     if (!g->panels) p.stream = stands && g->m > FC_FEW ? 16 : 32;
     else if (p.alternate) p.stream = g->m <= tile ? 48 : 96;
     else if (afar) p.stream = 24;
     else if (near) p.stream = 64;
-    else if (!kernels->narrow && large_l1 && (g->m > 3 ? 2 * weight > (double)fc_l3_bytes() : g->m > 1 && !in_l3)) p.stream = 64;
-    else if (!kernels->narrow) p.stream = weight > (large_l1 && g->m <= 4 ? 6 : 1) * (double)fc_l2_bytes() ? 0 : 16;
+    else if (!kernels->narrow && large_l1 && from_memory) p.stream = g->m > 1 || in_l3 ? 64 : 0;
+    else if (!kernels->narrow) p.stream = large_l1 || weight <= (double)fc_l2_bytes() ? 16 : 0;
     else if (weight > (double)fc_l3_bytes()) p.stream = g->m <= 2 ? 4 : 16;
     else p.stream = weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
     p.far = afar ? 96 : 0;

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from .cases import Case
 from .measure import BURST, largest_cache
 
 PEAK, READ = "limit peak", "limit read"
-#: A pass over a buffer of this many bytes is assumed to take no longer than 1/LEAST_BANDWIDTH seconds a byte.
-LEAST_BANDWIDTH = 10e9
 
 
 def probes():
@@ -24,6 +24,13 @@ def probes():
         return _core.probe_fma, _core.probe_read
     except (ImportError, AttributeError):
         return None
+
+
+def aligned(nbytes: int) -> np.ndarray:
+    """An array of float32 that begins with a cache line, its pages there."""
+    memory = np.ones(nbytes // 4 + 16, np.float32)
+    begin = -memory.ctypes.data % 64 // 4
+    return memory[begin : begin + nbytes // 4]
 
 
 def entrants(case: Case, window: float = BURST) -> dict[str, Callable[[], float]]:
@@ -39,13 +46,14 @@ def entrants(case: Case, window: float = BURST) -> dict[str, Callable[[], float]
     # the largest cache all buffers are memory's alike, and a larger one would only take seconds to set up.
     largest = largest_cache()
     nbytes = max(case.traffic_bytes, 2 * largest) if case.cold else min(case.traffic_bytes, 4 * largest)
-    seconds = max(window, 3 * nbytes / LEAST_BANDWIDTH)  # large buffers: at least a few passes
+    buffer = aligned(max(nbytes, 4096 * case.threads))
 
     def peak() -> float:
         return 1 / fma(char, window, case.threads, window=window)
 
     def bandwidth() -> float:
-        return 1 / read(nbytes, seconds, case.threads, window=window)
+        # No longer than a burst: with each pass more of a buffer larger than the last cache stays in it.
+        return 1 / read(buffer, window, case.threads, window=window)
 
     peak(), bandwidth()  # the first window of several threads pays for starting them
     return {PEAK: peak, READ: bandwidth}
