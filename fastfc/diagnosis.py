@@ -456,4 +456,5 @@ def _dropout(dtype):  # dropout
 @_check
 def _probes(dtype):  # probe
     yield "rate of FMA", bool(0 < _core.probe_fma(dtype.char, 0.0, 1, window=1e-4) < np.inf), True
-    yield "rate of reading", bool(0 < _core.probe_read(np.ones(1 << 14, np.float32), 0.0, 1, window=1e-4) < np.inf), True
+    buffer = np.ones(1 << 14, np.float32)
+    yield "rate of reading", bool(0 < _core.probe_read(buffer, 0.0, 1, window=1e-4) < np.inf), True
