@@ -45,7 +45,7 @@ static double best_rate(probe *p, double seconds, double window, int threads) {
     double best = 0;
     if (threads > MOST_THREADS) threads = MOST_THREADS;
     double alone = 1; /* seconds for one repeat */
-    /* A long one twice at most: each pass more leaves more of a large buffer in the last cache, for which a burst has no time. */
+    /* A long one is run twice: each more would leave more of a large buffer in the last cache than a burst's few passes do. */
     const double begin = now();
     for (int i = 0; i < 3 && (i < 2 || now() - begin < window); i++) {
         p->repeats = 1;

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .cases import Case
+from .cases import Case, empty
 from .measure import BURST, largest_cache
 
 PEAK, READ = "limit peak", "limit read"
@@ -26,13 +26,6 @@ def probes():
         return None
 
 
-def aligned(nbytes: int) -> np.ndarray:
-    """An array of float32 that begins with a cache line, its pages there."""
-    memory = np.ones(nbytes // 4 + 16, np.float32)
-    begin = -memory.ctypes.data % 64 // 4
-    return memory[begin : begin + nbytes // 4]
-
-
 def entrants(case: Case, window: float = BURST) -> dict[str, Callable[[], float]]:
     """The limits of a case as entrants: seconds for 10⁹ flops, seconds for 10⁹ bytes of the weight's
     footprint.
@@ -46,7 +39,8 @@ def entrants(case: Case, window: float = BURST) -> dict[str, Callable[[], float]
     # the largest cache all buffers are memory's alike, and a larger one would only take seconds to set up.
     largest = largest_cache()
     nbytes = max(case.traffic_bytes, 2 * largest) if case.cold else min(case.traffic_bytes, 4 * largest)
-    buffer = aligned(max(nbytes, 4096 * case.threads))
+    buffer = empty((max(nbytes // 4, 1024 * case.threads),), np.float32)
+    buffer.fill(1)  # a page that was never written is the system's page of zeros, in the caches for all of them
 
     def peak() -> float:
         return 1 / fma(char, window, case.threads, window=window)
