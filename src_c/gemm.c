@@ -8,15 +8,31 @@
 #include "memory.h"
 #include "threads.h"
 
+/* How a panel of b is walked. */
+enum way {
+    CHUNKS, /* in chunks of k, each by all row tiles before the next */
+    ONCE,   /* all of k by one row tile, or by one in each strip */
+    NEAR,   /* likewise, in two strips, by up to a tile of half a panel: what stays in L3 */
+    AFAR,   /* likewise: what comes from memory, where L1 has no room to fetch ahead into */
+    TURNS,  /* by tiles in turn: what comes from memory, where L1 has; and from L3 for somewhat more rows than a tile has */
+};
+
 typedef struct plan {
     const fc_gemm *g;
+    double weight;                /* bytes of b */
+    enum way way;
+    int stands;                   /* b's rows of outputs are contiguous, and so few rows of a that it is read where it stands */
+    int packs;                    /* b is packed, or read in place in chunks: */
+    int in_place;
     ptrdiff_t cols;               /* of a unit of work, a multiple of the kernels' width */
-    ptrdiff_t at_once;            /* of these, so many are packed, or go on from totals, together */
+    ptrdiff_t together;           /* of these, so many are packed together, */
+    ptrdiff_t at_once;            /* and so many packed, or gone on from totals, before the next */
     ptrdiff_t strips, splits;     /* units = strips of `cols` columns x splits of the rows */
+    ptrdiff_t rows;               /* of a, that all panels pass over before the next */
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     int stream;                   /* steps of b to fetch ahead where it is walked once, */
     int far;                      /* and into L2 */
-    int alternate;                /* row tiles have their turns: steps of one; 0: each runs all of k */
+    int turn;                     /* steps of a row tile's turn; 0: each runs all of k */
     int halves;                   /* strips of half a panel: L2 is busy and asked for less, or a copy stays in L1 */
     int ahead;                    /* the next chunk is fetched while this one is worked on */
     int rows_first;               /* b's strip stays in L2 while rows of a pass by, and y is written along its rows */
@@ -51,7 +67,7 @@ static void run_chunk(const plan *p, char *packed, char *total, ptrdiff_t begin,
         job.between = g->k;
         job.behind = col + n >= g->n ? left : g->n - col - n >= panel ? g->k : g->k * job.b_tail / panel;
         job.ahead = p->ahead;
-        job.alternate = p->alternate;
+        job.alternate = p->turn;
         job.halves = p->halves;
         job.stream = p->ahead ? 0 : p->stream;
         job.far = p->far;
@@ -125,13 +141,117 @@ static ptrdiff_t most_in_place(const fc_gemm *g, double weight) {
     return 2 * pitch(g) < FC_CROWDED && -PAGE < g->b_k && g->b_k < PAGE ? 96 : 64;
 }
 
+static int from_memory(const plan *p) { return 3 * p->weight > (double)fc_l3_bytes(); } /* or more than what others leave of L3 */
+static int beyond_l2(const plan *p) { return 2 * p->weight > (double)fc_l2_bytes(); } /* or more than x and y leave of it */
+static int in_l3(const plan *p) { return 4 * p->weight <= 3 * (double)fc_l3_bytes(); }
+static int large_l1(void) { return fc_l1_bytes() > FC_SMALL_L1; }
+
+static enum way choose_way(const plan *p) {
+    const fc_gemm *g = p->g;
+    const ptrdiff_t tile = g->kernels->tile_rows;
+    const int wide = g->panels && !g->kernels->narrow && g->m > FC_FEW;
+    const int room_ahead = wide && has_long_panels(g) && beyond_l2(p) && large_l1();
+    const int full = g->n % g->kernels->lanes[g->dtype] == 0;
+    if (room_ahead && g->m <= tile && in_l3(p)) return NEAR;
+    if (room_ahead && g->k >= FC_BLOCK && g->m <= (in_l3(p) ? tile + 2 : FC_ALTERNATE)) return TURNS;
+    if (wide && !room_ahead && p->weight > (double)fc_l3_bytes() && g->m < tile) return AFAR;
+    if (g->panels) return g->m <= FC_FEW ? ONCE : CHUNKS;
+    return p->stands && full && (g->m <= FC_FEW || p->weight <= 4 * (double)fc_l2_bytes()) ? ONCE : CHUNKS;
+}
+
+/* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows are apart
+ * something between, because they crowd into few sets. From memory the hardware's own streams bring most, and fetching far ahead
+ * gets in their way; and so it does from L3 where a step is several lines and L1 small. Where L1 has room for 16 KiB more, a fetch
+ * costs up to 1/20 where the streams run as they should, but now and then, for a whole process, they do not, and are a fifth
+ * slower; beside more than a row from memory they always are. */
+static int steps_ahead(const plan *p) {
+    const fc_gemm *g = p->g;
+    const int short_turn = g->m <= g->kernels->tile_rows;
+    if (!g->panels) return p->stands && g->m > FC_FEW ? 16 : 32;
+    if (p->way == TURNS) return short_turn ? 48 : 96;
+    if (p->way == AFAR) return 24;
+    if (p->way == NEAR) return 64;
+    if (g->kernels->narrow) {
+        if (p->weight > (double)fc_l3_bytes()) return g->m <= 2 ? 4 : 16;
+        return p->weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
+    }
+    if (!large_l1()) return p->weight <= (double)fc_l2_bytes() ? 16 : 0;
+    return !from_memory(p) ? 16 : g->m > 1 || in_l3(p) ? 64 : 0;
+}
+
+/* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that are packed
+ * here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing more; of wide panels
+ * 3, where all of k is more than that. From memory, with few rows, narrow ones come evenly in small chunks. Rows in place take as
+ * much of it as their pitch. And what few rows copy in half panels stays in L1, one block of it. */
+static ptrdiff_t choose_chunk(const plan *p) {
+    const fc_gemm *g = p->g;
+    const int narrow = g->kernels->narrow;
+    const ptrdiff_t row = p->together * fc_size(g->dtype);
+    ptrdiff_t room = (ptrdiff_t)fc_l2_bytes() / (g->panels || !narrow ? 4 : 2);
+    if (g->panels && narrow && from_memory(p) && g->m <= 2 * g->kernels->tile_rows) room = 48 << 10;
+    ptrdiff_t chunk = room / (p->in_place && pitch(g) > row ? pitch(g) : row) / FC_BLOCK * FC_BLOCK;
+    if (g->panels && chunk > 6 * FC_BLOCK) chunk = 6 * FC_BLOCK;
+    if (chunk < FC_BLOCK || (p->packs && !p->in_place && p->halves)) chunk = FC_BLOCK;
+    if (chunk >= g->k || p->way != CHUNKS) return g->k ? g->k : 1;
+    if (g->panels && !narrow && chunk > 3 * FC_BLOCK) return 3 * FC_BLOCK;
+    if (!p->packs) return chunk;
+    /* Evenly: one is fetched, or waited for, while the one before is worked on. */
+    const ptrdiff_t blocks = (g->k + FC_BLOCK - 1) / FC_BLOCK, chunks = (g->k + chunk - 1) / chunk;
+    return (blocks + chunks - 1) / chunks * FC_BLOCK;
+}
+
 /* Multiply-adds of a unit: some 10 us. */
 static const double UNIT = 1 << 19;
+
+/* What is packed or worked on together, and by whom. */
+static void share_out(plan *p, int team) {
+    const fc_gemm *g = p->g;
+    const ptrdiff_t size = fc_size(g->dtype), panel = g->kernels->panel[g->dtype], tile = g->kernels->tile_rows;
+    const int narrow = g->kernels->narrow;
+    p->rows = g->panels ? 32 * tile : 80 * tile;
+    if (p->rows > g->m) p->rows = g->m;
+    /* A unit is large enough for its own cost not to show, and small enough to share out. */
+    if (g->panels && p->chunk >= g->k) {
+        const double column = (double)(p->rows * g->k);
+        const ptrdiff_t most = g->n / (8 * team);
+        while (p->cols * 2 <= most && (double)p->cols * column < UNIT) p->cols *= 2;
+    }
+    if (p->cols < p->together) p->cols = p->together;
+    p->at_once = p->packs || p->chunk < g->k ? p->together : p->cols;
+    /* Where k is short, what a tile stores counts: rows of y are then written from end to end of a strip. (A row of a wide tile
+     * is four lines: that is too little only where k is short indeed.) */
+    const int in_registers = g->epilogue->activation == FC_IDENTITY || g->epilogue->activation == FC_RELU;
+    if (p->packs && p->chunk >= g->k && (narrow || g->k <= 256) && g->m > tile && in_registers) {
+        const ptrdiff_t fit = (ptrdiff_t)fc_l2_bytes() / 2 / (p->chunk * size) / p->together * p->together;
+        const ptrdiff_t all = (g->n + p->together - 1) / p->together * p->together;
+        p->rows_first = 1;
+        /* Read where it stands, a few steps ahead, where that is as good as contiguous. */
+        if (g->n % g->kernels->lanes[g->dtype] || !has_long_panels(g) || g->b_k > 2 * panel * size) p->direct = 0;
+        p->stream = 8;
+        p->rows = g->m; /* or each block of them would pack b again */
+        if (fit > p->together) p->cols = p->at_once = fit < all ? fit : all;
+    }
+    if (p->packs && !(p->rows_first && p->direct)) {
+        p->copies = !p->in_place;
+        p->pack_bytes = (size_t)(p->chunk * p->at_once * size + p->at_once / panel * 64 + 63) / 64 * 64;
+    }
+    if (p->chunk < g->k && !p->few) p->total_bytes = (size_t)(p->rows * p->at_once * size);
+
+    /* All panels pass over one block of x's rows before the next, so that x, which is read again for each panel, comes
+     * from L2 or L3; beside so many rows a panel's own way is short. And rows are split to even out the threads' shares. */
+    p->strips = (g->n + p->cols - 1) / p->cols;
+    p->splits = (g->m + p->rows - 1) / p->rows;
+    if (team > 1 && g->m >= 2 * tile && !p->few) {
+        ptrdiff_t even = (8 * team + p->strips - 1) / p->strips;
+        if (even > g->m / tile) even = g->m / tile;
+        if (p->splits < even) p->splits = even;
+    }
+}
 
 fc_status fc_gemm_run(const fc_gemm *g) {
     if (!g->m || !g->n) return FC_OK;
     const fc_kernels *kernels = g->kernels;
-    const ptrdiff_t size = fc_size(g->dtype), panel = kernels->panel[g->dtype], tile = kernels->tile_rows;
+    const ptrdiff_t size = fc_size(g->dtype), tile = kernels->tile_rows;
     /* An element of the weight costs its way from memory too: as much as 4 multiply-adds. */
     const int team = fc_team_for((double)(g->m + 4) * (double)g->n * (double)g->k, g->threads);
     if (fc_few_outputs_run(g, team)) return FC_OK;
@@ -139,109 +259,29 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     if (turned) return fc_turned_run(g, turned, team);
     const ptrdiff_t apart = fc_outputs_apart(g);
     if (apart) return fc_apart_run(g, apart);
-    plan p = {.g = g, .cols = kernels->width[g->dtype]};
+
+    plan p = {.g = g, .cols = kernels->width[g->dtype], .weight = (double)g->n * (double)g->k * (double)size};
     p.direct = !g->panels && g->b_j == size && g->b_k % size == 0 && (uintptr_t)g->b % (uintptr_t)size == 0;
     p.few = !g->panels && !p.direct && g->b_k == size && g->m <= kernels->few_rows[g->dtype];
     p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
-    const double weight = (double)g->n * (double)g->k * (double)size;
-    const int from_memory = 3 * weight > (double)fc_l3_bytes(); /* or more than what others leave of L3 */
-    const int beyond_l2 = 2 * weight > (double)fc_l2_bytes(); /* or more than x and y leave of it */
-    const int large_l1 = fc_l1_bytes() > FC_SMALL_L1;
-    /* A panel is walked once, by one tile or one in each strip, and read where it stands. (`scalar` has lower tiles.) So are wide
-     * ones by more rows. Up to a tile of half a panel walks it in two strips: `near`, what stays in L3, and `afar`, from memory,
-     * where L1 has no room to fetch ahead into. Where it has, tiles alternate: of what comes from memory, and of what stays in L3 by
-     * somewhat more rows than a tile has. */
-    const int wide = g->panels && !kernels->narrow && g->m > FC_FEW;
-    const int room_ahead = wide && has_long_panels(g) && beyond_l2 && large_l1;
-    const int in_l3 = 4 * weight <= 3 * (double)fc_l3_bytes();
-    const int near = room_ahead && g->m <= tile && in_l3;
-    const int afar = wide && !room_ahead && weight > (double)fc_l3_bytes() && g->m < tile;
-    if (room_ahead && !near && g->k >= FC_BLOCK && g->m <= (in_l3 ? tile + 2 : FC_ALTERNATE))
-        p.alternate = g->m <= tile ? 24 : 96; /* two tiles are faster than memory; three are not, and have longer turns */
-    const int full = p.direct && g->n % kernels->lanes[g->dtype] == 0;
-    const int stands = p.direct && g->m <= most_in_place(g, weight);
-    const int once = near || p.alternate || afar ||
-                     (g->panels ? g->m <= FC_FEW : stands && full && (g->m <= FC_FEW || weight <= 4 * (double)fc_l2_bytes()));
-    /* Otherwise b is packed, or read in place in chunks. Where a panel's row is one line, several panels are packed at a time, and
-     * before they are used. */
-    const int packs = !g->panels && !once && !p.few;
-    const ptrdiff_t together = packs && kernels->narrow ? 2 * p.cols : panel;
-    if (packs && kernels->narrow) p.direct = 0;
-    const int in_place = packs && p.direct && stands;
-
-    /* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows
-     * are apart something between, because they crowd into few sets. From memory the hardware's own streams bring most, and
-     * fetching far ahead gets in their way; and so it does from L3 where a step is several lines and L1 small. Where L1 has room for
-     * 16 KiB more, a fetch costs up to 1/20 where the streams run as they should, but now and then, for a whole process, they do
-     * not, and are a fifth slower; beside more than a row from memory they always are. With many rows there is time to bring the
-     * next chunk into L2 while this one is worked on. */
-    if (!g->panels) p.stream = stands && g->m > FC_FEW ? 16 : 32;
-    else if (p.alternate) p.stream = g->m <= tile ? 48 : 96;
-    else if (afar) p.stream = 24;
-    else if (near) p.stream = 64;
-    else if (!kernels->narrow && large_l1 && from_memory) p.stream = g->m > 1 || in_l3 ? 64 : 0;
-    else if (!kernels->narrow) p.stream = large_l1 || weight <= (double)fc_l2_bytes() ? 16 : 0;
-    else if (weight > (double)fc_l3_bytes()) p.stream = g->m <= 2 ? 4 : 16;
-    else p.stream = weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
-    p.far = afar ? 96 : 0;
-    p.ahead = g->panels && !once;
-    if (g->panels) p.halves = afar || near || (p.ahead && (from_memory || (beyond_l2 && g->m < tile)));
-    else p.halves = p.direct && has_long_panels(g) && g->m > FC_FEW && (stands ? weight > (double)fc_l1_bytes() : g->m <= 3 * tile);
-
-    /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that
-     * are packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing
-     * more; of wide panels 3, where all of k is more than that. From memory, with few rows, narrow ones come evenly in small
-     * chunks. Rows in place take as much of it as their pitch. And what few rows copy in half panels stays in L1, one block of it. */
-    ptrdiff_t room = (ptrdiff_t)fc_l2_bytes() / (g->panels || !kernels->narrow ? 4 : 2);
-    if (g->panels && kernels->narrow && from_memory && g->m <= 2 * tile) room = 48 << 10;
-    p.chunk = room / (in_place && pitch(g) > together * size ? pitch(g) : together * size) / FC_BLOCK * FC_BLOCK;
-    if (g->panels && p.chunk > 6 * FC_BLOCK) p.chunk = 6 * FC_BLOCK;
-    if (p.chunk < FC_BLOCK || (packs && !in_place && p.halves)) p.chunk = FC_BLOCK;
-    if (p.chunk >= g->k || once) p.chunk = g->k ? g->k : 1;
-    else if (g->panels && !kernels->narrow && p.chunk > 3 * FC_BLOCK) p.chunk = 3 * FC_BLOCK;
-    else if (packs) { /* evenly: one is fetched, or waited for, while the one before is worked on */
-        const ptrdiff_t blocks = (g->k + FC_BLOCK - 1) / FC_BLOCK, chunks = (g->k + p.chunk - 1) / p.chunk;
-        p.chunk = (blocks + chunks - 1) / chunks * FC_BLOCK;
-    }
-
-    ptrdiff_t rows = g->panels ? 32 * tile : 80 * tile;
-    if (rows > g->m) rows = g->m;
-    /* A unit is large enough for its own cost not to show, and small enough to share out. */
-    if (g->panels && p.chunk >= g->k) {
-        const double column = (double)(rows * g->k);
-        const ptrdiff_t most = g->n / (8 * team);
-        while (p.cols * 2 <= most && (double)p.cols * column < UNIT) p.cols *= 2;
-    }
-    if (p.cols < together) p.cols = together;
-    p.at_once = packs || p.chunk < g->k ? together : p.cols;
-    /* Where k is short, what a tile stores counts: rows of y are then written from end to end of a strip. (A row of a wide tile
-     * is four lines: that is too little only where k is short indeed.) */
-    const int in_registers = g->epilogue->activation == FC_IDENTITY || g->epilogue->activation == FC_RELU;
-    if (packs && p.chunk >= g->k && (kernels->narrow || g->k <= 256) && g->m > tile && in_registers) {
-        const ptrdiff_t fit = (ptrdiff_t)fc_l2_bytes() / 2 / (p.chunk * size) / together * together;
-        const ptrdiff_t all = (g->n + together - 1) / together * together;
-        p.rows_first = 1;
-        /* Read where it stands, a few steps ahead, where that is as good as contiguous. */
-        if (!full || !has_long_panels(g) || g->b_k > 2 * panel * size) p.direct = 0;
-        p.stream = 8;
-        rows = g->m; /* or each block of them would pack b again */
-        if (fit > together) p.cols = p.at_once = fit < all ? fit : all;
-    }
-    if (packs && !(p.rows_first && p.direct)) {
-        p.copies = !in_place;
-        p.pack_bytes = (size_t)(p.chunk * p.at_once * size + p.at_once / panel * 64 + 63) / 64 * 64;
-    }
-    p.strips = (g->n + p.cols - 1) / p.cols;
-    if (p.chunk < g->k && !p.few) p.total_bytes = (size_t)(rows * p.at_once * size);
-
-    /* All panels pass over one block of x's rows before the next, so that x, which is read again for each panel, comes
-     * from L2 or L3; beside so many rows a panel's own way is short. And rows are split to even out the threads' shares. */
-    p.splits = (g->m + rows - 1) / rows;
-    if (team > 1 && g->m >= 2 * tile && !p.few) {
-        ptrdiff_t even = (8 * team + p.strips - 1) / p.strips;
-        if (even > g->m / tile) even = g->m / tile;
-        if (p.splits < even) p.splits = even;
-    }
+    p.stands = p.direct && g->m <= most_in_place(g, p.weight);
+    p.way = choose_way(&p);
+    if (p.way == TURNS) p.turn = g->m <= tile ? 24 : 96; /* two tiles are faster than memory; three are not, and have longer turns */
+    /* Where a panel's row is one line, several panels are packed at a time, and before they are used. */
+    p.packs = !g->panels && p.way == CHUNKS && !p.few;
+    p.together = p.packs && kernels->narrow ? 2 * p.cols : kernels->panel[g->dtype];
+    if (p.packs && kernels->narrow) p.direct = 0;
+    p.in_place = p.packs && p.direct && p.stands;
+    p.stream = steps_ahead(&p);
+    p.far = p.way == AFAR ? 96 : 0;
+    /* With many rows there is time to bring the next chunk into L2 while this one is worked on. */
+    p.ahead = g->panels && p.way == CHUNKS;
+    if (g->panels) p.halves = p.way == AFAR || p.way == NEAR || (p.ahead && (from_memory(&p) || (beyond_l2(&p) && g->m < tile)));
+    else
+        p.halves = p.direct && has_long_panels(g) && g->m > FC_FEW &&
+                   (p.stands ? p.weight > (double)fc_l1_bytes() : g->m <= 3 * tile);
+    p.chunk = choose_chunk(&p);
+    share_out(&p, team);
 
     char small[16384] __attribute__((aligned(64)));
     const ptrdiff_t units = p.strips * p.splits;
