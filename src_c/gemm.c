@@ -159,16 +159,15 @@ static enum way choose_way(const plan *p) {
     return p->stands && full && (g->m <= FC_FEW || p->weight <= 4 * (double)fc_l2_bytes()) ? ONCE : CHUNKS;
 }
 
-/* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows are apart
- * something between, because they crowd into few sets. From memory the hardware's own streams bring most, and fetching far ahead
- * gets in their way; and so it does from L3 where a step is several lines and L1 small. Where L1 has room for 16 KiB more, a fetch
- * costs up to 1/20 where the streams run as they should, but now and then, for a whole process, they do not, and are a fifth
- * slower; beside more than a row from memory they always are. */
+/* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows
+ * are apart something between, because they crowd into few sets. From memory the hardware's own streams bring most, and fetching
+ * far ahead gets in their way; and so it does from L3 where a step is several lines and L1 small. Where L1 has room for 16 KiB
+ * more, a fetch costs up to 1/20 where the streams run as they should, but now and then, for a whole process, they do not, and
+ * are a fifth slower; beside more than a row from memory they always are. */
 static int steps_ahead(const plan *p) {
     const fc_gemm *g = p->g;
-    const int short_turn = g->m <= g->kernels->tile_rows;
     if (!g->panels) return p->stands && g->m > FC_FEW ? 16 : 32;
-    if (p->way == TURNS) return short_turn ? 48 : 96;
+    if (p->way == TURNS) return g->m <= g->kernels->tile_rows ? 48 : 96;
     if (p->way == AFAR) return 24;
     if (p->way == NEAR) return 64;
     if (g->kernels->narrow) {
@@ -179,10 +178,10 @@ static int steps_ahead(const plan *p) {
     return !from_memory(p) ? 16 : g->m > 1 || in_l3(p) ? 64 : 0;
 }
 
-/* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that are packed
- * here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing more; of wide panels
- * 3, where all of k is more than that. From memory, with few rows, narrow ones come evenly in small chunks. Rows in place take as
- * much of it as their pitch. And what few rows copy in half panels stays in L1, one block of it. */
+/* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that are
+ * packed here, half: they have no next one.) Of a packed weight at most 6 blocks, because longer ones bring nothing more; of
+ * wide panels 3, where all of k is more than that. From memory, with few rows, narrow ones come evenly in small chunks. Rows in
+ * place take as much of it as their pitch. And what few rows copy in half panels stays in L1, one block of it. */
 static ptrdiff_t choose_chunk(const plan *p) {
     const fc_gemm *g = p->g;
     const int narrow = g->kernels->narrow;
@@ -266,7 +265,7 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.fetch_y = g->k <= 64 && (double)g->m * (double)g->n * (double)size > (double)fc_l2_bytes();
     p.stands = p.direct && g->m <= most_in_place(g, p.weight);
     p.way = choose_way(&p);
-    if (p.way == TURNS) p.turn = g->m <= tile ? 24 : 96; /* two tiles are faster than memory; three are not, and have longer turns */
+    if (p.way == TURNS) p.turn = g->m <= tile ? 24 : 96; /* two tiles outrun memory; three do not, and have longer turns */
     /* Where a panel's row is one line, several panels are packed at a time, and before they are used. */
     p.packs = !g->panels && p.way == CHUNKS && !p.few;
     p.together = p.packs && kernels->narrow ? 2 * p.cols : kernels->panel[g->dtype];
