@@ -141,9 +141,10 @@ static ptrdiff_t most_in_place(const fc_gemm *g, double weight) {
     return 2 * pitch(g) < FC_CROWDED && -PAGE < g->b_k && g->b_k < PAGE ? 96 : 64;
 }
 
-static int from_memory(const plan *p) { return 3 * p->weight > (double)fc_l3_bytes(); } /* or more than what others leave of L3 */
+/* Beyond the third one weight comes from L3 or from memory, as others leave room in it; beyond three quarters from memory. */
+static int beyond_third_of_l3(const plan *p) { return 3 * p->weight > (double)fc_l3_bytes(); }
+static int within_l3(const plan *p) { return 4 * p->weight <= 3 * (double)fc_l3_bytes(); }
 static int beyond_l2(const plan *p) { return 2 * p->weight > (double)fc_l2_bytes(); } /* or more than x and y leave of it */
-static int in_l3(const plan *p) { return 4 * p->weight <= 3 * (double)fc_l3_bytes(); }
 static int large_l1(void) { return fc_l1_bytes() > FC_SMALL_L1; }
 
 static enum way choose_way(const plan *p) {
@@ -151,19 +152,19 @@ static enum way choose_way(const plan *p) {
     const ptrdiff_t tile = g->kernels->tile_rows;
     const int wide = g->panels && !g->kernels->narrow && g->m > FC_FEW;
     const int room_ahead = wide && has_long_panels(g) && beyond_l2(p) && large_l1();
-    const int full = g->n % g->kernels->lanes[g->dtype] == 0;
-    if (room_ahead && g->m <= tile && in_l3(p)) return NEAR;
-    if (room_ahead && g->k >= FC_BLOCK && g->m <= (in_l3(p) ? tile + 2 : FC_ALTERNATE)) return TURNS;
+    if (room_ahead && g->m <= tile && within_l3(p)) return NEAR;
+    if (room_ahead && g->k >= FC_BLOCK && g->m <= (within_l3(p) ? tile + 2 : FC_ALTERNATE)) return TURNS;
     if (wide && !room_ahead && p->weight > (double)fc_l3_bytes() && g->m < tile) return AFAR;
     if (g->panels) return g->m <= FC_FEW ? ONCE : CHUNKS;
-    return p->stands && full && (g->m <= FC_FEW || p->weight <= 4 * (double)fc_l2_bytes()) ? ONCE : CHUNKS;
+    const int full = p->stands && g->n % g->kernels->lanes[g->dtype] == 0;
+    return full && (g->m <= FC_FEW || p->weight <= 4 * (double)fc_l2_bytes()) ? ONCE : CHUNKS;
 }
 
-/* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes a third of L1, and where rows
- * are apart something between, because they crowd into few sets. From memory the hardware's own streams bring most, and fetching
- * far ahead gets in their way; and so it does from L3 where a step is several lines and L1 small. Where L1 has room for 16 KiB
- * more, a fetch costs up to 1/20 where the streams run as they should, but now and then, for a whole process, they do not, and
- * are a fifth slower; beside more than a row from memory they always are. */
+/* How far ahead: what is near comes within the time of a few steps; out of a busy L3 it takes longer, up to a third of L1,
+ * and where rows are apart something between, because they crowd into few sets. From memory the hardware's own streams bring
+ * most, and fetching far ahead gets in their way; and so it does from L3 where a step of wide panels is several lines and L1
+ * small. Where L1 has room, a fetch costs up to 1/20 where the streams run as they should, but now and then, for a whole
+ * process, they are a fifth slower without one. Only one row from memory asks so little beside its stream that it needs none. */
 static int steps_ahead(const plan *p) {
     const fc_gemm *g = p->g;
     if (!g->panels) return p->stands && g->m > FC_FEW ? 16 : 32;
@@ -175,7 +176,7 @@ static int steps_ahead(const plan *p) {
         return p->weight > 8 * (double)fc_l2_bytes() ? 64 : 16;
     }
     if (!large_l1()) return p->weight <= (double)fc_l2_bytes() ? 16 : 0;
-    return !from_memory(p) ? 16 : g->m > 1 || in_l3(p) ? 64 : 0;
+    return !beyond_third_of_l3(p) ? 16 : g->m > 1 || within_l3(p) ? 64 : 0;
 }
 
 /* A chunk takes a quarter of L2: x streams by, and of a packed weight the next one has to fit too. (Of narrow panels that are
@@ -184,14 +185,15 @@ static int steps_ahead(const plan *p) {
  * place take as much of it as their pitch. And what few rows copy in half panels stays in L1, one block of it. */
 static ptrdiff_t choose_chunk(const plan *p) {
     const fc_gemm *g = p->g;
+    if (p->way != CHUNKS) return g->k ? g->k : 1;
     const int narrow = g->kernels->narrow;
     const ptrdiff_t row = p->together * fc_size(g->dtype);
     ptrdiff_t room = (ptrdiff_t)fc_l2_bytes() / (g->panels || !narrow ? 4 : 2);
-    if (g->panels && narrow && from_memory(p) && g->m <= 2 * g->kernels->tile_rows) room = 48 << 10;
+    if (g->panels && narrow && beyond_third_of_l3(p) && g->m <= 2 * g->kernels->tile_rows) room = 48 << 10;
     ptrdiff_t chunk = room / (p->in_place && pitch(g) > row ? pitch(g) : row) / FC_BLOCK * FC_BLOCK;
     if (g->panels && chunk > 6 * FC_BLOCK) chunk = 6 * FC_BLOCK;
     if (chunk < FC_BLOCK || (p->packs && !p->in_place && p->halves)) chunk = FC_BLOCK;
-    if (chunk >= g->k || p->way != CHUNKS) return g->k ? g->k : 1;
+    if (chunk >= g->k) return g->k ? g->k : 1;
     if (g->panels && !narrow && chunk > 3 * FC_BLOCK) return 3 * FC_BLOCK;
     if (!p->packs) return chunk;
     /* Evenly: one is fetched, or waited for, while the one before is worked on. */
@@ -275,7 +277,9 @@ fc_status fc_gemm_run(const fc_gemm *g) {
     p.far = p.way == AFAR ? 96 : 0;
     /* With many rows there is time to bring the next chunk into L2 while this one is worked on. */
     p.ahead = g->panels && p.way == CHUNKS;
-    if (g->panels) p.halves = p.way == AFAR || p.way == NEAR || (p.ahead && (from_memory(&p) || (beyond_l2(&p) && g->m < tile)));
+    if (g->panels)
+        p.halves = p.way == AFAR || p.way == NEAR ||
+                   (p.ahead && (beyond_third_of_l3(&p) || (beyond_l2(&p) && g->m < tile)));
     else
         p.halves = p.direct && has_long_panels(g) && g->m > FC_FEW &&
                    (p.stands ? p.weight > (double)fc_l1_bytes() : g->m <= 3 * tile);

@@ -46,7 +46,7 @@ def entrants(case: Case, window: float = BURST) -> dict[str, Callable[[], float]
         return 1 / fma(char, window, case.threads, window=window)
 
     def bandwidth() -> float:
-        # No longer than a burst: with each pass more of a buffer larger than the last cache stays in it.
+        # As few passes as can be: with each more of a buffer larger than the last cache stays in it.
         return 1 / read(buffer, window, case.threads, window=window)
 
     peak(), bandwidth()  # the first window of several threads pays for starting them
