@@ -28,7 +28,6 @@ typedef struct plan {
     ptrdiff_t together;           /* of these, so many are packed together, */
     ptrdiff_t at_once;            /* and so many packed, or gone on from totals, before the next */
     ptrdiff_t strips, splits;     /* units = strips of `cols` columns x splits of the rows */
-    ptrdiff_t rows;               /* of a, that all panels pass over before the next */
     ptrdiff_t chunk;              /* steps of k at a time, a multiple of FC_BLOCK unless it is all of k */
     int stream;                   /* steps of b to fetch ahead where it is walked once, */
     int far;                      /* and into L2 */
@@ -209,11 +208,11 @@ static void share_out(plan *p, int team) {
     const fc_gemm *g = p->g;
     const ptrdiff_t size = fc_size(g->dtype), panel = g->kernels->panel[g->dtype], tile = g->kernels->tile_rows;
     const int narrow = g->kernels->narrow;
-    p->rows = g->panels ? 32 * tile : 80 * tile;
-    if (p->rows > g->m) p->rows = g->m;
+    ptrdiff_t rows = g->panels ? 32 * tile : 80 * tile; /* that all panels pass over before the next */
+    if (rows > g->m) rows = g->m;
     /* A unit is large enough for its own cost not to show, and small enough to share out. */
     if (g->panels && p->chunk >= g->k) {
-        const double column = (double)(p->rows * g->k);
+        const double column = (double)(rows * g->k);
         const ptrdiff_t most = g->n / (8 * team);
         while (p->cols * 2 <= most && (double)p->cols * column < UNIT) p->cols *= 2;
     }
@@ -229,19 +228,19 @@ static void share_out(plan *p, int team) {
         /* Read where it stands, a few steps ahead, where that is as good as contiguous. */
         if (g->n % g->kernels->lanes[g->dtype] || !has_long_panels(g) || g->b_k > 2 * panel * size) p->direct = 0;
         p->stream = 8;
-        p->rows = g->m; /* or each block of them would pack b again */
+        rows = g->m; /* or each block of them would pack b again */
         if (fit > p->together) p->cols = p->at_once = fit < all ? fit : all;
     }
     if (p->packs && !(p->rows_first && p->direct)) {
         p->copies = !p->in_place;
         p->pack_bytes = (size_t)(p->chunk * p->at_once * size + p->at_once / panel * 64 + 63) / 64 * 64;
     }
-    if (p->chunk < g->k && !p->few) p->total_bytes = (size_t)(p->rows * p->at_once * size);
+    if (p->chunk < g->k && !p->few) p->total_bytes = (size_t)(rows * p->at_once * size);
 
     /* All panels pass over one block of x's rows before the next, so that x, which is read again for each panel, comes
      * from L2 or L3; beside so many rows a panel's own way is short. And rows are split to even out the threads' shares. */
     p->strips = (g->n + p->cols - 1) / p->cols;
-    p->splits = (g->m + p->rows - 1) / p->rows;
+    p->splits = (g->m + rows - 1) / rows;
     if (team > 1 && g->m >= 2 * tile && !p->few) {
         ptrdiff_t even = (8 * team + p->strips - 1) / p->strips;
         if (even > g->m / tile) even = g->m / tile;
